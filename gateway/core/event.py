@@ -1,0 +1,50 @@
+"""RequestEvent: the one record that every admitted request leaves.
+
+Readers (ledger today; detector, live tail and simulation later) see nothing else of a request, so whatever they need
+stands here. Never text: neither prompts nor completions nor secrets.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Outcome = Literal["completed", "cancelled", "failed", "timeout", "refused", "reclaimed"]
+"""How an admitted request ended. `cancelled`: the client left. `failed`, `timeout`: the upstream did.
+`refused`: turned away after admission. `reclaimed`: its gateway died; charged as it last reported."""
+
+
+class RequestEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Version 1. Times in milliseconds since the epoch, durations in milliseconds, counts in tokens."""
+
+    v: int = 1
+    request: str
+    organisation: str
+    project: str
+    principal: str
+    key: str
+    plan: str
+    endpoint: str
+    model: str
+    stream: bool = False
+    at_ms: int
+    """When the request arrived, by the gateway's clock."""
+    outcome: Outcome
+    status: int
+    """The HTTP status told to the client; 499 when the client had left before there was one to tell."""
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reserved_tokens: int = 0
+    """What admission reserved: the upper bound that the counts above may not pass."""
+    choices: int = 1
+    ttft_ms: int | None = None
+    duration_ms: int = 0
+    upstream: str | None = None
+    """Name of the endpoint that served it."""
+    attempts: int = 1
+    end_user: str | None = None
+    """Keyed digest of the client's own `user` field."""
+
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(RequestEvent).decode

@@ -1,0 +1,1 @@
+"""What `catflap up` starts by itself: Redis and Triton."""

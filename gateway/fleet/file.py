@@ -1,0 +1,157 @@
+"""The fleet file: which Triton endpoints there are, and which models they serve under which public names.
+
+Read once at start; `${NAME}` and `${NAME:-default}` in it are taken from the environment. Its JSON Schema, for editors,
+is triton_models/fleet.schema.json (`catflap fleet schema` prints it, a test holds the two equal).
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+Ability = Literal["logprobs", "logit_bias"]
+"""What a model can do beyond plain text. Tools, JSON mode, images and audio join with their adapters."""
+
+Positive = Annotated[int, Meta(ge=1)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=200)]
+
+
+class FleetError(Exception):
+    """The fleet file cannot be used; the message is a sentence for its author."""
+
+
+class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One Triton server."""
+
+    name: Name
+    http: str
+    """Base URL of Triton's HTTP interface, `http://host:port`."""
+    metrics: str | None = None
+    """URL of Triton's Prometheus metrics."""
+    region: Name = "local"
+    transport: Literal["http"] = "http"
+    embedded: bool = False
+    """Started on this machine by `catflap up`."""
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the HTTP interface."""
+        parts = urlsplit(self.http)
+        return parts.hostname or "", parts.port or 80
+
+
+class TritonModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What Triton calls the model; without a version Triton's version policy chooses."""
+
+    name: Name
+    version: Annotated[str, Meta(pattern=r"^\d*$")] = ""
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model under its public name."""
+
+    name: Name
+    aliases: tuple[Name, ...] = ()
+    owned_by: str = "catflap"
+    triton: TritonModel
+    adapter: Literal["vllm"] = "vllm"
+    endpoints: Annotated[tuple[Name, ...], Meta(min_length=1)]
+    """Names of the endpoints that serve it."""
+    context_tokens: Positive
+    """Prompt and completion together."""
+    max_output_tokens: Positive
+    tokenizer: str
+    """`bytes` (one token a byte), or the path of a `tokenizer.json`, relative to the fleet file."""
+    special_tokens: Annotated[int, Meta(ge=0)] = 0
+    """Tokens the backend itself puts around the rendered prompt (a BOS, say)."""
+    chat_template: str | None = None
+    """Path of a Jinja2 chat template, relative to the fleet file; without one the model takes no chats."""
+    abilities: tuple[Ability, ...] = ()
+
+
+class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole fleet file."""
+
+    apiVersion: Literal["catflap/v1"]
+    kind: Literal["Fleet"]
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)]
+    models: Annotated[tuple[Model, ...], Meta(min_length=1)]
+    folder: str = ""
+    """Filled in when the file is read: the folder that its paths are relative to."""
+
+    def path(self, relative: str) -> Path:
+        """The file that a path in the fleet file names."""
+        return Path(self.folder) / relative
+
+
+def read_fleet(path: Path, environment: Mapping[str, str] = os.environ) -> Fleet:
+    """The checked fleet of the file `path`. Raises FleetError with a sentence that names the file and the place."""
+    try:
+        text = path.read_text()
+    except OSError as problem:
+        raise FleetError(f"The fleet file {path} cannot be read: {problem.strerror}. Set CATFLAP_FLEET.") from problem
+    return parse_fleet(text, str(path), str(path.parent), environment)
+
+
+def parse_fleet(text: str, name: str, folder: str, environment: Mapping[str, str]) -> Fleet:
+    """`read_fleet` on text that is already there."""
+    try:
+        document = yaml.safe_load(_substitute(text, name, environment))
+        fleet = msgspec.convert(document, Fleet)
+    except yaml.YAMLError as problem:
+        raise FleetError(f"{name} is not valid YAML: {' '.join(str(problem).split())}") from problem
+    except msgspec.ValidationError as problem:
+        raise FleetError(f"{name}: {problem}") from problem
+    _check(fleet, name)
+    return msgspec.structs.replace(fleet, folder=folder)
+
+
+def fleet_schema() -> dict[str, object]:
+    """The JSON Schema of a fleet file."""
+    schema = msgspec.json.schema(Fleet)
+    del schema["$defs"]["Fleet"]["properties"]["folder"]
+    return schema
+
+
+_VARIABLE = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)(?::-([^}]*))?\}")
+
+
+def _substitute(text: str, name: str, environment: Mapping[str, str]) -> str:
+    def value(match: re.Match[str]) -> str:
+        variable, default = match.groups()
+        found = environment.get(variable, default)
+        if found is None:
+            raise FleetError(f"{name} uses ${{{variable}}}, which is not set and has no default.")
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+def _check(fleet: Fleet, name: str) -> None:
+    """What a schema cannot say: names are unique and known, addresses are whole."""
+    endpoints = [endpoint.name for endpoint in fleet.endpoints]
+    models = [known for model in fleet.models for known in (model.name, *model.aliases)]
+    for kind, names in (("endpoint", endpoints), ("model or alias", models)):
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise FleetError(f"{name}: the {kind} name {twice[0]!r} is used twice.")
+    for endpoint in fleet.endpoints:
+        _check_address(endpoint, name)
+    for model in fleet.models:
+        if missing := sorted(set(model.endpoints) - set(endpoints)):
+            raise FleetError(f"{name}: model {model.name!r} names the endpoint {missing[0]!r}, which is not there.")
+
+
+def _check_address(endpoint: Endpoint, name: str) -> None:
+    parts = urlsplit(endpoint.http)
+    try:
+        whole = parts.scheme == "http" and parts.hostname and parts.port and parts.path in ("", "/")
+    except ValueError:
+        whole = False
+    if not whole:
+        raise FleetError(f"{name}: endpoint {endpoint.name!r}: http must read http://HOST:PORT, not {endpoint.http!r}.")

@@ -1,0 +1,1 @@
+"""Plans, the limits that bind, and the model of the quota rules. Pure."""

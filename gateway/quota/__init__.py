@@ -1,0 +1,1 @@
+"""Limits in Redis: the scripts, the partitions, the pipelined connection, the event stream."""

@@ -1,0 +1,95 @@
+"""Every setting of Catflap, read once from the environment (`CATFLAP_*`) and passed down from the composition root.
+
+README.md and docs/settings.md list them; a test holds the list complete.
+"""
+
+import hashlib
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+UNIX_PATH_LIMIT = 100  # sun_path holds 108 bytes, a few of which redis-server uses itself
+
+
+class Settings(BaseSettings):
+    """Names are the environment variables less their prefix. Times carry their unit in the name."""
+
+    model_config = SettingsConfigDict(env_prefix="CATFLAP_", extra="ignore")
+
+    data_dir: Path = Field(Path("var"), description="Where this machine keeps its database, keys, sockets and logs.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data directory.")
+    redis_url: str | None = Field(None, description="redis://, rediss:// or unix://; default: the embedded Redis.")
+    policies: Path = Field(Path("policies"), description="Policy files; plans are in its folder `plans`.")
+    fleet: Path = Field(Path("triton_models/fleet.demo.yaml"), description="Which models are served where.")
+    pepper: SecretStr | None = Field(
+        None, description="Key of the digests of API keys; default: made once and kept in the data directory."
+    )
+    host: str = Field("127.0.0.1", description="Address of the data plane.")
+    port: int = Field(8080, description="Port of the data plane.")
+    admin_host: str = Field("127.0.0.1", description="Address of the admin plane.")
+    admin_port: int = Field(8081, description="Port of the admin plane.")
+    workers: int = Field(1, ge=1, le=256, description="Processes of the data plane.")
+    metrics_host: str = Field("127.0.0.1", description="Address of all the Prometheus ports.")
+    metrics_port: int = Field(9464, description="Prometheus port of the data plane (0: none).")
+    admin_metrics_port: int = Field(9465, description="Prometheus port of the admin plane (0: none).")
+    work_metrics_port: int = Field(9466, description="Prometheus port of the background readers (0: none).")
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    access_log: bool = Field(True, description="One JSON line a request, without content.")
+    partitions: int = Field(64, ge=1, le=4096, description="Redis partitions; never changed on a running system.")
+    redis_timeout_ms: int = Field(100, ge=1, description="The longest that a request waits for Redis.")
+    database_timeout_s: float = Field(5.0, gt=0, description="The longest that a request waits for the database.")
+    directory_cache_s: float = Field(60.0, gt=0, description="How long a key is known without asking the database.")
+    directory_cache_size: int = Field(100_000, ge=1, description="How many keys a process remembers.")
+    max_body_bytes: int = Field(8 << 20, ge=1024, description="The largest request body.")
+    body_timeout_s: float = Field(30.0, gt=0, description="The longest wait for a request's body.")
+    connect_timeout_s: float = Field(2.0, gt=0, description="The longest wait for a connection to Triton.")
+    first_token_timeout_s: float = Field(120.0, gt=0, description="The longest wait for Triton's first token.")
+    token_timeout_s: float = Field(60.0, gt=0, description="The longest wait between two of Triton's tokens.")
+    request_timeout_s: float = Field(600.0, gt=0, description="The longest life of one request.")
+    drain_timeout_s: float = Field(30.0, gt=0, description="How long a stopping gateway lets streams finish.")
+
+    def database(self) -> str:
+        """The database's URL, with the default filled in."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir.resolve() / 'catflap.db'}"
+
+    def redis(self) -> str:
+        """Redis's URL, with the embedded one filled in."""
+        return self.redis_url or f"unix://{self.embedded_redis_socket()}"
+
+    def embedded_redis_socket(self) -> Path:
+        """The embedded Redis's socket: in the data directory, or, where that path is too long for a socket, in a
+        private directory whose name every process of this data directory computes alike."""
+        socket = self.data_dir.resolve() / "redis" / "redis.sock"
+        if len(os.fsencode(socket)) <= UNIX_PATH_LIMIT:
+            return socket
+        digest = hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"catflap-{os.getuid()}-{digest}" / "redis.sock"
+
+    def pepper_bytes(self) -> bytes:
+        """The pepper; without `CATFLAP_PEPPER`, one that is made once and kept, mode 600, in the data directory."""
+        if self.pepper is not None:
+            return self.pepper.get_secret_value().encode()
+        return keep_secret(self.data_dir / "pepper", secrets.token_hex(32)).encode()
+
+
+def keep_secret(path: Path, fresh: str) -> str:
+    """The secret in the file `path`; `fresh`, written there with mode 600, if there is none yet.
+
+    Two processes may race here: a link to a finished file decides, and both read the winner's.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, draft = tempfile.mkstemp(dir=path.parent)  # mode 600
+        with os.fdopen(handle, "w") as file:
+            file.write(fresh)
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(draft)
+    return path.read_text().strip()

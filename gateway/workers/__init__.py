@@ -1,0 +1,1 @@
+"""Background readers: `catflap work`."""

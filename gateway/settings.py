@@ -20,37 +20,47 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CATFLAP_", extra="ignore")
 
-    data_dir: Path = Field(Path("var"), description="Where this machine keeps its database, keys, sockets and logs.")
-    database_url: str | None = Field(None, description="SQLAlchemy URL; default: SQLite in the data directory.")
-    redis_url: str | None = Field(None, description="redis://, rediss:// or unix://; default: the embedded Redis.")
-    policies: Path = Field(Path("policies"), description="Policy files; plans are in its folder `plans`.")
-    fleet: Path = Field(Path("triton_models/fleet.demo.yaml"), description="Which models are served where.")
-    pepper: SecretStr | None = Field(
-        None, description="Key of the digests of API keys; default: made once and kept in the data directory."
+    data_dir: Path = Field(
+        default=Path("var"), description="Where this machine keeps its database, keys, sockets and logs."
     )
-    host: str = Field("127.0.0.1", description="Address of the data plane.")
-    port: int = Field(8080, description="Port of the data plane.")
-    admin_host: str = Field("127.0.0.1", description="Address of the admin plane.")
-    admin_port: int = Field(8081, description="Port of the admin plane.")
-    workers: int = Field(1, ge=1, le=256, description="Processes of the data plane.")
-    metrics_host: str = Field("127.0.0.1", description="Address of all the Prometheus ports.")
-    metrics_port: int = Field(9464, description="Prometheus port of the data plane (0: none).")
-    admin_metrics_port: int = Field(9465, description="Prometheus port of the admin plane (0: none).")
-    work_metrics_port: int = Field(9466, description="Prometheus port of the background readers (0: none).")
-    log_level: str = Field("info", description="debug, info, warning or error.")
-    access_log: bool = Field(True, description="One JSON line a request, without content.")
-    partitions: int = Field(64, ge=1, le=4096, description="Redis partitions; never changed on a running system.")
-    redis_timeout_ms: int = Field(100, ge=1, description="The longest that a request waits for Redis.")
-    database_timeout_s: float = Field(5.0, gt=0, description="The longest that a request waits for the database.")
-    directory_cache_s: float = Field(60.0, gt=0, description="How long a key is known without asking the database.")
-    directory_cache_size: int = Field(100_000, ge=1, description="How many keys a process remembers.")
-    max_body_bytes: int = Field(8 << 20, ge=1024, description="The largest request body.")
-    body_timeout_s: float = Field(30.0, gt=0, description="The longest wait for a request's body.")
-    connect_timeout_s: float = Field(2.0, gt=0, description="The longest wait for a connection to Triton.")
-    first_token_timeout_s: float = Field(120.0, gt=0, description="The longest wait for Triton's first token.")
-    token_timeout_s: float = Field(60.0, gt=0, description="The longest wait between two of Triton's tokens.")
-    request_timeout_s: float = Field(600.0, gt=0, description="The longest life of one request.")
-    drain_timeout_s: float = Field(30.0, gt=0, description="How long a stopping gateway lets streams finish.")
+    database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the data directory.")
+    redis_url: str | None = Field(
+        default=None, description="redis://, rediss:// or unix://; default: the embedded Redis."
+    )
+    policies: Path = Field(default=Path("policies"), description="Policy files; plans are in its folder `plans`.")
+    fleet: Path = Field(default=Path("triton_models/fleet.demo.yaml"), description="Which models are served where.")
+    pepper: SecretStr | None = Field(
+        default=None, description="Key of the digests of API keys; default: made once and kept in the data directory."
+    )
+    host: str = Field(default="127.0.0.1", description="Address of the data plane.")
+    port: int = Field(default=8080, description="Port of the data plane.")
+    admin_host: str = Field(default="127.0.0.1", description="Address of the admin plane.")
+    admin_port: int = Field(default=8081, description="Port of the admin plane.")
+    workers: int = Field(default=1, ge=1, le=256, description="Processes of the data plane.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address of all the Prometheus ports.")
+    metrics_port: int = Field(default=9464, description="Prometheus port of the data plane (0: none).")
+    admin_metrics_port: int = Field(default=9465, description="Prometheus port of the admin plane (0: none).")
+    work_metrics_port: int = Field(default=9466, description="Prometheus port of the background readers (0: none).")
+    log_level: str = Field(default="info", description="debug, info, warning or error.")
+    access_log: bool = Field(default=True, description="One JSON line a request, without content.")
+    partitions: int = Field(
+        default=64, ge=1, le=4096, description="Redis partitions; never changed on a running system."
+    )
+    redis_timeout_ms: int = Field(default=100, ge=1, description="The longest that a request waits for Redis.")
+    database_timeout_s: float = Field(
+        default=5.0, gt=0, description="The longest that a request waits for the database."
+    )
+    directory_cache_s: float = Field(
+        default=60.0, gt=0, description="How long a key is known without asking the database."
+    )
+    directory_cache_size: int = Field(default=100_000, ge=1, description="How many keys a process remembers.")
+    max_body_bytes: int = Field(default=8 << 20, ge=1024, description="The largest request body.")
+    body_timeout_s: float = Field(default=30.0, gt=0, description="The longest wait for a request's body.")
+    connect_timeout_s: float = Field(default=2.0, gt=0, description="The longest wait for a connection to Triton.")
+    first_token_timeout_s: float = Field(default=120.0, gt=0, description="The longest wait for Triton's first token.")
+    token_timeout_s: float = Field(default=60.0, gt=0, description="The longest wait between two of Triton's tokens.")
+    request_timeout_s: float = Field(default=600.0, gt=0, description="The longest life of one request.")
+    drain_timeout_s: float = Field(default=30.0, gt=0, description="How long a stopping gateway lets streams finish.")
 
     def database(self) -> str:
         """The database's URL, with the default filled in."""
@@ -91,5 +101,5 @@ def keep_secret(path: Path, fresh: str) -> str:
         except FileExistsError:
             pass
         finally:
-            os.unlink(draft)
+            Path(draft).unlink()
     return path.read_text().strip()

@@ -1,1 +1,1 @@
-"""What `catflap up` starts by itself: Redis and Triton."""
+"""What `catflap up` starts by itself on one machine: a real Redis, a real Triton, and Catflap's own processes."""

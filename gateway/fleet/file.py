@@ -78,7 +78,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole fleet file."""
 
-    apiVersion: Literal["catflap/v1"]
+    api_version: Literal["catflap/v1"] = msgspec.field(name="apiVersion")
     kind: Literal["Fleet"]
     endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)]
     models: Annotated[tuple[Model, ...], Meta(min_length=1)]

@@ -1,0 +1,81 @@
+"""The admin plane, first form: whether it lives, whether what it needs is there, and what it is."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from gateway import __version__
+from gateway.identity.epoch import connect_redis
+from gateway.settings import Settings
+from gateway.storage.database import Database, connect
+from gateway.storage.migrate import NotMigrated, require_head
+
+PROBE_S = 2.0
+READY = "ready"
+
+
+def create(settings: Settings) -> Starlette:
+    """The application; it opens nothing before the first request. Raises ValueError for a URL that is no use."""
+    database = connect(settings.database(), timeout_s=PROBE_S)
+    redis = connect_redis(settings.redis(), timeout_s=PROBE_S)
+    probes = Probes(database, redis)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await redis.aclose()
+        await database.close()
+
+    return Starlette(
+        routes=[Route("/", about), Route("/livez", livez), Route("/readyz", probes.readyz)], lifespan=lifespan
+    )
+
+
+async def about(_: Request) -> JSONResponse:
+    return JSONResponse({"name": "catflap", "version": __version__})
+
+
+async def livez(_: Request) -> JSONResponse:
+    """The process answers; nothing else is asked."""
+    return JSONResponse({"live": True})
+
+
+class Probes:
+    """Asks each part, all at once, none for longer than PROBE_S."""
+
+    def __init__(self, database: Database, redis: Redis) -> None:
+        self._database = database
+        self._redis = redis
+
+    async def readyz(self, _: Request) -> JSONResponse:
+        """One line a part; 503 when one is missing."""
+        database, redis = await asyncio.gather(self._ask_database(), self._ask_redis())
+        parts = {"database": database, "redis": redis}
+        ready = all(line == READY for line in parts.values())
+        return JSONResponse({"ready": ready, "parts": parts}, status_code=200 if ready else 503)
+
+    async def _ask_database(self) -> str:
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await require_head(self._database)
+        except NotMigrated:
+            return "not at the schema of this version: run `catflap migrate`"
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            return f"unreachable ({type(error).__name__})"
+        return READY
+
+    async def _ask_redis(self) -> str:
+        try:
+            async with asyncio.timeout(PROBE_S):
+                await self._redis.ping()
+        except (RedisError, OSError, TimeoutError) as error:
+            return f"unreachable ({type(error).__name__})"
+        return READY

@@ -1,0 +1,53 @@
+"""`catflap lab`: the instruments. The package `lab` is looked for only when asked for, so that a production install can
+leave it out."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Instruments: benchmarks.", no_args_is_help=True)
+bench = typer.Typer(help="Benchmarks: interleaved runs that print ratios.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def benchmarks() -> None:
+    """Benchmarks: interleaved runs that print ratios."""
+
+
+@bench.command("gateway")
+def bench_gateway(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each peer is measured.")] = 3,
+    seconds: Annotated[float, typer.Option(min=2, help="Length of the main load on one peer.")] = 8,
+    only: Annotated[list[str] | None, typer.Option(help="Measure only this peer; may be repeated.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when out of budget.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
+) -> None:
+    """Catflap against its floors: throughput, latency, CPU, memory, start."""
+    gateway = _instrument("lab.bench.gateway")
+    errors = _instrument("lab.bench.errors")
+    try:
+        result = gateway.run(
+            rounds=rounds, seconds=seconds, peers=only or (), say=lambda line: typer.echo(line, err=True)
+        )
+    except errors.BenchError as problem:
+        typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from problem
+    if out:
+        out.write_text(result.json() + "\n")
+    typer.echo(result.json() if as_json else result.markdown())
+    if check and not result.within_budget:
+        raise typer.Exit(1)
+
+
+def _instrument(name: str) -> ModuleType:
+    """A module of `lab`; one sentence and exit 1 when it, or something only it needs, is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as problem:
+        typer.echo(f"The instruments are not installed here: the module {problem.name} is missing.", err=True)
+        raise typer.Exit(1) from problem

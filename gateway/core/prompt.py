@@ -1,0 +1,45 @@
+"""The neutral form of every request: whatever its endpoint and spelling, rules and limits see this and nothing else."""
+
+from typing import Literal
+
+import msgspec
+
+Endpoint = Literal["chat", "completions"]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn of a chat, its parts already joined to one text."""
+
+    role: str
+    content: str
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How to choose tokens; None leaves the choice to the model's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    """How many alternatives to report beside each chosen token; None: no log probabilities at all."""
+    logit_bias: dict[str, float] | None = None
+
+
+class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+    """A request for text: either the messages of a chat, or one or several plain texts."""
+
+    endpoint: Endpoint
+    model: str
+    messages: tuple[Message, ...] = ()
+    texts: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    """The client's cap on output tokens of each choice."""
+    n: int = 1
+    """Choices for each text."""
+    stream: bool = False
+    include_usage: bool = False
+    end_user: str | None = None

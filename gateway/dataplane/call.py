@@ -1,0 +1,154 @@
+"""What is known of one request as it goes its way, and the record it leaves: event, log line, metrics."""
+
+import hashlib
+import hmac
+
+from gateway.core.caller import Caller
+from gateway.core.delta import Delta, Usage
+from gateway.core.errors import ApiError
+from gateway.core.event import Outcome, RequestEvent
+from gateway.core.prompt import Prompt
+from gateway.core.reservation import Reservation
+from gateway.dataplane.exchange import Exchange
+from gateway.fleet.models import ServedModel
+from gateway.limits.plans import Limit
+from gateway.telemetry.log import AccessLine
+
+CLIENT_LEFT = 499
+"""The status recorded for a client that had left before there was one to tell it (nginx's convention)."""
+
+
+class Call:
+    """One request. Filled in by the pipeline, step by step."""
+
+    __slots__ = (
+        "attempts",
+        "caller",
+        "choices",
+        "end_user",
+        "endpoint",
+        "error",
+        "exchange",
+        "finish_reason",
+        "first_token_ms",
+        "limits",
+        "max_tokens",
+        "model",
+        "outcome",
+        "prompt",
+        "prompt_tokens",
+        "reservation",
+        "settled",
+        "texts",
+        "tokens",
+        "upstream",
+        "usage",
+    )
+
+    def __init__(self, exchange: Exchange, endpoint: str) -> None:
+        self.exchange = exchange
+        self.endpoint = endpoint
+        self.caller: Caller | None = None
+        self.prompt: Prompt | None = None
+        self.model: ServedModel | None = None
+        self.limits: tuple[Limit, ...] = ()
+        self.texts: tuple[str, ...] = ()
+        self.max_tokens = 0
+        self.tokens = 0
+        self.choices = 1
+        self.end_user: str | None = None
+        self.reservation: Reservation | None = None
+        self.prompt_tokens: dict[int, int] = {}
+        self.settled = False
+        self.usage = Usage()
+        self.finish_reason: str | None = None
+        self.first_token_ms: int | None = None
+        self.upstream: str | None = None
+        self.attempts = 0
+        self.outcome: Outcome = "refused"
+        self.error: ApiError | None = None
+
+    def count(self, delta: Delta) -> None:
+        """Add what a delta used. A prompt counts once, however many choices it has and however often it is told."""
+        if delta.prompt_tokens:
+            text = delta.choice * len(self.texts) // self.choices
+            if self.prompt_tokens.get(text) != delta.prompt_tokens:
+                self.prompt_tokens[text] = delta.prompt_tokens
+                self.usage.prompt_tokens = sum(self.prompt_tokens.values())
+        self.usage.completion_tokens += delta.completion_tokens
+        if delta.finish_reason is not None and delta.choice == 0:
+            self.finish_reason = delta.finish_reason
+
+    def event(self) -> RequestEvent:
+        """The event as things stand. Until the request settles its outcome reads `reclaimed`: what would be recorded
+        should this process die on the way."""
+        assert self.caller is not None and self.model is not None and self.prompt is not None
+        caller = self.caller
+        return RequestEvent(
+            request=self.exchange.request_id,
+            organisation=caller.organisation,
+            project=caller.project,
+            principal=caller.principal,
+            key=caller.key,
+            plan=caller.plan,
+            endpoint=self.endpoint,
+            model=self.model.entry.name,
+            stream=self.prompt.stream,
+            at_ms=self.exchange.arrived_ms,
+            outcome=self.outcome if self.settled else "reclaimed",
+            status=self.status() if self.settled else 0,
+            finish_reason=self.finish_reason,
+            prompt_tokens=self.usage.prompt_tokens,
+            completion_tokens=self.usage.completion_tokens,
+            reserved_tokens=self.tokens,
+            choices=self.choices,
+            ttft_ms=self.first_token_ms,
+            duration_ms=self.exchange.elapsed_ms(),
+            upstream=self.upstream,
+            attempts=self.attempts,
+            end_user=self.end_user,
+        )
+
+    def status(self) -> int:
+        """The status told to the client, or about to be."""
+        if self.exchange.status:
+            return self.exchange.status
+        if self.outcome == "cancelled":
+            return CLIENT_LEFT
+        return self.error.status if self.error is not None else 200
+
+    def line(self) -> AccessLine:
+        """The line of the access log."""
+        caller, error = self.caller, self.error
+        status = self.status()
+        return AccessLine(
+            event="request",
+            timestamp_ms=self.exchange.arrived_ms,
+            level="info" if status < 500 and self.outcome != "failed" else "warning",
+            request_id=self.exchange.request_id,
+            endpoint=self.endpoint,
+            status=status,
+            duration_ms=self.exchange.elapsed_ms(),
+            outcome=self.outcome,
+            code=error.code or error.type if error else None,
+            model=self.model.entry.name if self.model else None,
+            organisation=caller.organisation if caller else None,
+            principal=caller.principal if caller else None,
+            key=caller.key if caller else None,
+            stream=bool(self.prompt and self.prompt.stream),
+            prompt_tokens=self.usage.prompt_tokens,
+            completion_tokens=self.usage.completion_tokens,
+            ttft_ms=self.first_token_ms,
+            upstream=self.upstream,
+            attempts=self.attempts,
+            finish_reason=self.finish_reason,
+            detail=error.detail if error else None,
+        )
+
+
+def digest_end_user(pepper: bytes, caller: Caller, end_user: str | None) -> str | None:
+    """The client's `user` as a keyed digest of its own organisation: tells users apart, names none."""
+    if end_user is None:
+        return None
+    text = f"{caller.organisation}\0{end_user}".encode(errors="replace")
+    return hmac.new(pepper, text, hashlib.sha256).hexdigest()[:24]

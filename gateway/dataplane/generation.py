@@ -1,0 +1,63 @@
+"""All choices of one request as one sequence of deltas."""
+
+import asyncio
+
+from gateway.core.delta import Delta
+from gateway.core.prompt import Prompt
+from gateway.fleet.models import ServedModel
+from gateway.fleet.router import Choice, Router
+
+
+async def open_choices(
+    router: Router,
+    model: ServedModel,
+    prompt: Prompt,
+    texts: tuple[str, ...],
+    max_tokens: int,
+    traceparent: bytes | None,
+) -> list[Choice]:
+    """One generation for each choice (of each text), all of them begun, or none left behind.
+
+    Raises Unavailable, UpstreamFailed or UpstreamTimeout.
+    """
+    if len(texts) == 1 and prompt.n == 1:
+        return [await router.open(model, texts[0], prompt.sampling, max_tokens, 0, traceparent)]
+    openings = [
+        asyncio.create_task(router.open(model, text, prompt.sampling, max_tokens, t * prompt.n + i, traceparent))
+        for t, text in enumerate(texts)
+        for i in range(prompt.n)
+    ]
+    try:
+        return list(await asyncio.gather(*openings))
+    except BaseException:
+        for opening in openings:
+            opening.cancel()
+        for opened in await asyncio.gather(*openings, return_exceptions=True):
+            if isinstance(opened, Choice):
+                opened.close()
+        raise
+
+
+class Several:
+    """Several choices, read side by side; `read` has Choice's meaning, for all of them together."""
+
+    def __init__(self, choices: list[Choice]) -> None:
+        self._reads = {asyncio.create_task(choice.read()): choice for choice in choices}
+
+    async def read(self) -> list[Delta]:
+        """The next deltas of any choice; empty when all have finished."""
+        deltas: list[Delta] = []
+        while self._reads and not deltas:
+            done, _ = await asyncio.wait(self._reads, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                choice = self._reads.pop(task)
+                deltas += task.result()
+                if not choice.finished:
+                    self._reads[asyncio.create_task(choice.read())] = choice
+        return deltas
+
+    def close(self) -> None:
+        """Stop reading. The first failure has been told already; those of other choices end here."""
+        for task in self._reads:
+            task.cancel()
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

@@ -1,0 +1,130 @@
+"""THE request path: authenticate, parse, measure, admit, route, stream, settle. One named call a line."""
+
+import asyncio
+
+from gateway.core.errors import ApiError, InternalError, RequestTimeout, Unavailable, UpstreamTimeout
+from gateway.core.event import Outcome
+from gateway.core.reservation import Denial
+from gateway.dataplane.call import Call, digest_end_user
+from gateway.dataplane.endpoints import EndpointKind
+from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.generation import open_choices
+from gateway.dataplane.limits import denied, limit_headers
+from gateway.dataplane.measure import measure
+from gateway.dataplane.relay import relay
+from gateway.dataplane.services import Services
+from gateway.identity.bearer import bearer_token
+from gateway.identity.directory import Known
+from gateway.quota.connection import RedisRefused, RedisUnavailable
+
+
+async def serve(services: Services, kind: EndpointKind, exchange: Exchange) -> None:
+    """One request from its first byte to its last, and its record. Every way out leads through `_fail` or `_settle`."""
+    call = Call(exchange, kind.name)
+    services.tally.in_flight += 1
+    try:
+        await _answer(services, kind, call)
+    except ApiError as error:
+        await _fail(services, call, error)
+    except asyncio.CancelledError:
+        if not exchange.was_stopped():  # the server is stopping
+            _settle(services, call, "cancelled")
+            raise
+        await _stopped(services, call)
+    except Exception:
+        await _fail(services, call, InternalError("Something went wrong inside the gateway.", detail="exception"))
+        raise
+    finally:
+        exchange.close()
+        services.tally.in_flight -= 1
+        _record(services, call)
+
+
+async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
+    token = bearer_token(call.exchange.header(b"authorization"))
+    known = services.directory.known(token) or await services.directory.resolve(token)
+    call.caller = known.caller
+    body = await call.exchange.body(services.bounds.body_bytes)
+    call.model, call.prompt = kind.parse(body, services.models)
+    call.texts = call.model.render(call.prompt)
+    call.choices = call.prompt.n * len(call.texts)
+    default, call.limits = services.plans.of(call.caller)
+    call.max_tokens, call.tokens = await measure(call.prompt, call.texts, call.model, default, call.limits)
+    await _admit(services, call)
+    await _check_epoch(services, call, token, known)
+    choices = await open_choices(services.router, call.model, call.prompt, call.texts, call.max_tokens,
+                                 call.exchange.header(b"traceparent"))  # fmt: skip
+    try:
+        await relay(services.quota, kind, call, choices, lambda: _settle(services, call, "completed"))
+    finally:
+        for choice in choices:
+            choice.close()
+
+
+async def _admit(services: Services, call: Call) -> None:
+    """Reserve in Redis. A denial becomes the answer 429, an absent Redis 503 (mode `closed`)."""
+    assert call.caller is not None and call.prompt is not None
+    call.end_user = digest_end_user(services.pepper, call.caller, call.prompt.end_user)
+    try:
+        admitted = await services.quota.admit(call.caller, call.limits, call.tokens, call.event())
+    except (RedisUnavailable, RedisRefused) as problem:
+        raise Unavailable("Limits cannot be checked at the moment. Please try again.",
+                          detail=f"redis: {problem}", retry_after_ms=1000) from problem  # fmt: skip
+    if isinstance(admitted, Denial):
+        services.tally.denial(admitted.limit.name, call.caller.plan)
+        raise denied(admitted)
+    call.reservation = admitted
+
+
+async def _check_epoch(services: Services, call: Call, token: str, known: Known) -> None:
+    """A changed epoch means that a key of the organisation has changed: look this one up anew before it goes on."""
+    assert call.reservation is not None
+    if call.reservation.epoch == known.epoch:
+        return
+    try:
+        await services.directory.refresh(token, call.reservation.epoch)
+    except ApiError:
+        _settle(services, call, "refused")
+        raise
+
+
+async def _stopped(services: Services, call: Call) -> None:
+    """The client has left, or time is up."""
+    why = call.exchange.stopped
+    if why == "gone":
+        _settle(services, call, "cancelled")
+    elif why == "body":
+        await _fail(services, call, RequestTimeout("The body did not arrive in time. Send it again."))
+    else:
+        await _fail(services, call, UpstreamTimeout("The answer took too long.", detail="request timeout"))
+
+
+async def _fail(services: Services, call: Call, error: ApiError) -> None:
+    call.error = error
+    _settle(services, call, "timeout" if isinstance(error, UpstreamTimeout) else "failed")
+    await call.exchange.fail(error, limit_headers(call.reservation.states) if call.reservation else ())
+
+
+def _settle(services: Services, call: Call, outcome: Outcome) -> None:
+    """Charge what was used and record it, once; a second ending changes nothing. Without a reservation nothing was
+    admitted and nothing is charged."""
+    if call.settled:
+        return
+    call.settled = True
+    call.outcome = outcome if call.reservation or outcome == "cancelled" else "refused"
+    if call.reservation is not None:
+        services.quota.settle(call.reservation, call.limits, call.event())
+
+
+def _record(services: Services, call: Call) -> None:
+    """The log line and the metrics."""
+    tally, name = services.tally, call.model.entry.name if call.model else ""
+    tally.request(call.endpoint, name, call.status(), call.exchange.elapsed_ms() / 1000)
+    if call.error is not None:
+        tally.refusal(call.endpoint, call.error.code or call.error.type)
+    if call.reservation is not None:
+        ttft = None if call.first_token_ms is None else call.first_token_ms / 1000
+        tally.served(name, call.usage.prompt_tokens, call.usage.completion_tokens, ttft)
+        if call.attempts > 1:
+            tally.retry(name)
+    services.access_log.add(call.line())

@@ -1,0 +1,74 @@
+"""From the backend's deltas to the client's bytes, as they come."""
+
+from collections.abc import Callable
+
+from gateway.dataplane.call import Call
+from gateway.dataplane.endpoints import EndpointKind
+from gateway.dataplane.generation import Several
+from gateway.dataplane.limits import limit_headers
+from gateway.fleet.router import Choice
+from gateway.quota.keeper import Quota
+from gateway.wire import answers
+from gateway.wire.sse import DONE
+
+
+async def relay(
+    quota: Quota, kind: EndpointKind, call: Call, choices: list[Choice], settle: Callable[[], None]
+) -> None:
+    """Answer from running choices. `settle` is called before the last bytes are handed to the client."""
+    assert call.prompt is not None and call.reservation is not None
+    call.upstream, call.attempts = choices[0].endpoint, max(choice.attempts for choice in choices)
+    prompt, created = call.prompt, call.exchange.arrived_ms // 1000
+    writer = kind.writer(call.exchange.request_id, prompt.model, created, prompt.include_usage)
+    source = choices[0] if len(choices) == 1 else Several(choices)
+    answer = _stream if prompt.stream else _whole
+    try:
+        await answer(quota, call, choices, source, writer, settle)
+    finally:
+        if isinstance(source, Several):
+            source.close()
+
+
+async def _stream(
+    quota: Quota, call: Call, choices: list[Choice], source: Choice | Several, writer: answers.Writer,
+    settle: Callable[[], None],
+) -> None:  # fmt: skip
+    assert call.prompt is not None and call.reservation is not None
+    exchange = call.exchange
+    frames = b""
+    while deltas := await source.read():
+        if call.first_token_ms is None:
+            call.first_token_ms = exchange.elapsed_ms()
+            await exchange.begin_stream(limit_headers(call.reservation.states))
+        for delta in deltas:
+            call.count(delta)
+        quota.progress(exchange.request_id, call.usage.prompt_tokens, call.usage.completion_tokens)
+        frames = b"".join([writer.delta(delta) for delta in deltas])
+        if all(choice.finished for choice in choices):
+            break
+        if frames:
+            await exchange.write(frames)
+            frames = b""
+    settle()
+    usage = writer.usage(call.usage) if call.prompt.include_usage else b""
+    await exchange.end_stream(b"%b%b%b" % (frames, usage, DONE))
+
+
+async def _whole(
+    quota: Quota, call: Call, choices: list[Choice], source: Choice | Several, writer: answers.Writer,
+    settle: Callable[[], None],
+) -> None:  # fmt: skip
+    assert call.reservation is not None
+    exchange = call.exchange
+    gathered = [answers.Choice() for _ in choices]
+    while deltas := await source.read():
+        if call.first_token_ms is None:
+            call.first_token_ms = exchange.elapsed_ms()
+        for delta in deltas:
+            call.count(delta)
+            gathered[delta.choice].add(delta)
+        quota.progress(exchange.request_id, call.usage.prompt_tokens, call.usage.completion_tokens)
+        if all(choice.finished for choice in choices):
+            break
+    settle()
+    await exchange.answer(writer.whole(gathered, call.usage), limit_headers(call.reservation.states))

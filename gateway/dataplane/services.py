@@ -1,0 +1,39 @@
+"""What the data plane works with; put together by gateway/app.py."""
+
+from dataclasses import dataclass
+
+from gateway.dataplane.limits import Plans
+from gateway.fleet.health import Health
+from gateway.fleet.models import ServedModel
+from gateway.fleet.router import Router
+from gateway.identity.directory import Directory
+from gateway.quota.connection import RedisConnection
+from gateway.quota.keeper import Quota
+from gateway.telemetry.log import AccessLog
+from gateway.telemetry.metrics import Tally
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bytes and seconds that a request may take."""
+
+    body_bytes: int
+    body_s: float
+    request_s: float
+
+
+@dataclass(frozen=True)
+class Services:
+    """One worker's parts."""
+
+    bounds: Bounds
+    pepper: bytes
+    directory: Directory
+    plans: Plans
+    models: dict[str, ServedModel]
+    health: Health
+    router: Router
+    redis: RedisConnection
+    quota: Quota
+    tally: Tally
+    access_log: AccessLog

@@ -1,0 +1,198 @@
+"""The embedded Triton: the tritonserver of the wheel `nvidia-pytriton`, on the models of the fleet file.
+
+The wheel holds a whole server, but laid out for its own Python package. What has to be put together is said beside each
+step; all of it was found by trial on Debian 12 (docs/decisions/0004).
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from gateway.embedded.probe import http_ok
+from gateway.embedded.problem import StartError
+from gateway.embedded.service import Service
+from gateway.embedded.triton_log import decisive_line, stub_complaint
+from gateway.fleet.file import Endpoint, Fleet
+
+EXIT_TIMEOUT_S = 3
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+LIBPYTHON = f"libpython{PYTHON}.so.1.0"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the server's python backend puts it, whatever we say
+LIBRARY_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib", "/lib/x86_64-linux-gnu")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where the pieces of the server are on this machine."""
+
+    package: Path
+    """Folder of `pytriton/tritonserver`."""
+    libraries: Path
+    """Folder `nvidia_pytriton.libs`: the server's shared libraries."""
+    libpython: Path
+    """The shared library that the python backend's stub is linked with."""
+
+    @property
+    def server(self) -> Path:
+        return self.package / "bin" / "tritonserver"
+
+    @property
+    def stub(self) -> Path:
+        return self.package / "python_backend_stubs" / PYTHON / "triton_python_backend_stub"
+
+
+def triton_service(fleet: Fleet, endpoint: Endpoint, data_dir: Path) -> Service:
+    """How to run the server for one embedded endpoint. Raises StartError when a part is missing."""
+    parts = find_parts()
+    folder = data_dir.resolve() / "triton"
+    try:
+        assemble(parts, folder, _models(fleet, endpoint))
+    except OSError as problem:
+        raise StartError(f"Triton's folder {folder} cannot be put together: {problem.strerror}.") from problem
+    host, port = endpoint.address
+    prefix = shared_memory_prefix(folder)
+    return Service(
+        name="Triton",
+        command=(str(parts.server), *_options(endpoint, folder, prefix)),
+        environment=_environment(parts, folder),
+        log=data_dir.resolve() / "log" / "triton.log",
+        ready=lambda: http_ok(host, port, "/v2/health/ready"),
+        ready_within_s=60,
+        stop_within_s=EXIT_TIMEOUT_S + 3,
+        prepare=lambda: clear_shared_memory(prefix),
+        illness=lambda pid, log: dead_stub(pid, len(_models(fleet, endpoint))) or stub_complaint(log.new_text()),
+        decisive=decisive_line,
+    )
+
+
+def find_parts() -> Parts:
+    """Raises StartError with the sentence that says what to install."""
+    found = importlib.util.find_spec("pytriton")  # looked up, not imported: it starts threads and takes a second
+    if found is None or found.origin is None:
+        raise StartError(
+            "The embedded Triton (nvidia-pytriton) is not installed: run scripts/up, or install Catflap with its extra "
+            "`embedded`, or name a Triton of your own in the fleet file (CATFLAP_FLEET)."
+        )
+    package = Path(found.origin).parent
+    parts = Parts(package / "tritonserver", package.parent / "nvidia_pytriton.libs", find_libpython())
+    for part in (parts.server, parts.stub, parts.libraries):
+        if not part.exists():
+            raise StartError(f"The installed nvidia-pytriton lacks {part}: run scripts/up again, or install 0.7.0.")
+    return parts
+
+
+def find_libpython() -> Path:
+    """The library of this Python, or else of the system's same version. Raises StartError when there is none."""
+    folders = (
+        *filter(None, (sysconfig.get_config_var("LIBDIR"),)),
+        f"{sys.base_prefix}/lib",
+        *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":")),
+        *LIBRARY_FOLDERS,
+    )
+    for folder in folders:
+        if (library := Path(folder) / LIBPYTHON).exists():
+            return library
+    raise StartError(
+        f"Triton's python backend needs {LIBPYTHON}, which this machine lacks: "
+        f"install Debian's package libpython{PYTHON} (apt install libpython{PYTHON})."
+    )
+
+
+def assemble(parts: Parts, folder: Path, models: Iterable[tuple[str, Path]]) -> None:
+    """Lay out `backends/python`, `lib` and `models` in `folder`, anew at each start. Raises OSError."""
+    shutil.rmtree(folder, ignore_errors=True)
+    # The stub has to lie beside the backend, and the backend in a folder of its name.
+    backend = folder / "backends" / "python"
+    shutil.copytree(parts.package / "backends" / "python", backend, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(parts.stub, backend)
+    # One link instead of the library's folder on the search path: that folder may hold other versions of everything.
+    (folder / "lib").mkdir()
+    (folder / "lib" / LIBPYTHON).symlink_to(parts.libpython)
+    # Triton serves every folder of its repository: it gets one that holds the fleet's models and no others.
+    (folder / "models").mkdir()
+    for name, source in models:
+        (folder / "models" / name).symlink_to(source.resolve())
+
+
+def dead_stub(pid: int, wanted: int) -> str | None:
+    """Why the server `pid` cannot serve: fewer than `wanted` of its stubs live.
+
+    The server itself stays "ready" without its stub, and keeps the dead one as a zombie.
+    """
+    living = sum(_lives(child) for child in _children(pid))
+    return None if living >= wanted else f"a model's process is gone ({living} of {wanted} live)"
+
+
+def shared_memory_prefix(folder: Path) -> str:
+    """The beginning of the names of this data directory's shared memory regions."""
+    return f"catflap_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}_"
+
+
+def clear_shared_memory(prefix: str) -> None:
+    """Remove what a server left that was killed together with its stub: 1 MiB or more a time."""
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+
+
+def _models(fleet: Fleet, endpoint: Endpoint) -> list[tuple[str, Path]]:
+    names = {model.triton.name for model in fleet.models if endpoint.name in model.endpoints}
+    return [(name, fleet.path(name)) for name in sorted(names)]
+
+
+def _options(endpoint: Endpoint, folder: Path, prefix: str) -> tuple[str, ...]:
+    host, port = endpoint.address
+    options = [
+        f"--model-repository={folder / 'models'}",
+        f"--backend-directory={folder / 'backends'}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
+        "--model-control-mode=none",
+        # Completing a configuration starts the stub once more, which takes a second and a half; ours are complete.
+        "--disable-auto-complete-config",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        f"--http-address={host}",
+        f"--http-port={port}",
+        "--allow-grpc=false",
+    ]
+    if endpoint.metrics is None:
+        return (*options, "--allow-metrics=false")
+    parts = urlsplit(endpoint.metrics)
+    return (*options, f"--metrics-address={parts.hostname}", f"--metrics-port={parts.port or 80}")
+
+
+def _environment(parts: Parts, folder: Path) -> dict[str, str]:
+    """Only what it needs: the pepper, for one, is none of Triton's business."""
+    # The stub embeds the first python3 on PATH, and has to find numpy (< 2) there.
+    here = Path(sys.executable).parent
+    return {
+        "PATH": f"{here}:{os.environ.get('PATH', os.defpath)}",
+        "LD_LIBRARY_PATH": f"{parts.libraries}:{folder / 'lib'}",
+        "LANG": "C.UTF-8",
+        "HOME": str(folder),
+    }
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that any thread of `pid` has started."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, task.read_text().split())
+        except OSError:  # the thread, or all of it, has ended since
+            continue
+    return found
+
+
+def _lives(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")

@@ -1,0 +1,133 @@
+"""The vLLM backend's tensor contract.
+
+Source: triton-inference-server/vllm_backend, src/utils/request.py (November 2026). Its traps: without
+`exclude_input_in_output` an answer that is not streamed begins with the prompt; text and output counts are deltas; the
+input count comes with every response; an unfinished `finish_reason` is the string "None". `n` is not used here:
+outputs carry no index and vLLM reports them one at a time, so each choice is a generation of its own.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from gateway.core.delta import Delta, TokenLogprob
+from gateway.core.errors import UpstreamFailed
+from gateway.core.prompt import Sampling
+
+INPUTS = {
+    "text_input": "BYTES",
+    "stream": "BOOL",
+    "sampling_parameters": "BYTES",
+    "exclude_input_in_output": "BOOL",
+    "return_finish_reason": "BOOL",
+    "return_num_input_tokens": "BOOL",
+    "return_num_output_tokens": "BOOL",
+    "return_logprobs": "BOOL",
+}
+OUTPUTS = {
+    "text_output": "BYTES",
+    "finish_reason": "BYTES",
+    "num_input_tokens": "UINT32",
+    "num_output_tokens": "UINT32",
+    "logprobs": "BYTES",
+}
+"""Tensors that a model must offer, with their datatypes."""
+
+
+class _Event(Struct):
+    """One response of `generate_stream`; a tensor of one element comes as a scalar."""
+
+    text_output: str | list[str] = ""
+    finish_reason: str | list[str] = "None"
+    num_input_tokens: int | list[int] = 0
+    num_output_tokens: int | list[int] = 0
+    logprobs: str | list[str] = "null"
+    error: str | None = None
+
+
+class _Logprob(Struct):
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+_REASONS = {"stop": "stop", "length": "length"}
+_decode = msgspec.json.Decoder(_Event).decode
+_decode_logprobs = msgspec.json.Decoder(list[dict[str, _Logprob]] | None).decode
+_encode = msgspec.json.Encoder().encode
+_HEAD = (
+    b'{"stream":true,"exclude_input_in_output":true,"return_finish_reason":true,'
+    b'"return_num_input_tokens":true,"return_num_output_tokens":true,'
+)
+
+
+def request(text: str, sampling: Sampling, max_tokens: int, choice: int) -> bytes:
+    """The JSON body of `generate_stream` for one choice of a prompt. With a seed, each choice gets its own."""
+    parameters: dict[str, Any] = {"max_tokens": max_tokens}
+    for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs"):
+        value = getattr(sampling, name)
+        if value is not None:
+            parameters[name] = value
+    if sampling.seed is not None:
+        parameters["seed"] = (sampling.seed + choice) % 2**63
+    if sampling.stop:
+        parameters["stop"] = sampling.stop
+    logprobs = b'"return_logprobs":true,' if sampling.logprobs is not None else b""
+    return b'%b%b"sampling_parameters":%b,"text_input":%b}' % (
+        _HEAD, logprobs, _encode(_encode(parameters).decode()), _encode(text),
+    )  # fmt: skip
+
+
+class Decoder:
+    """Turns one choice's responses into Deltas."""
+
+    def __init__(self, choice: int, logprobs: int | None) -> None:
+        self._choice = choice
+        self._logprobs = logprobs
+
+    def delta(self, data: bytes) -> Delta:
+        """The delta in one response. Raises UpstreamFailed when the backend reports an error or breaks its contract."""
+        try:
+            event = _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+            raise UpstreamFailed(
+                "The model's server sent an answer that cannot be read.", detail="not the vLLM contract"
+            ) from problem
+        if event.error is not None:
+            raise UpstreamFailed("The model's server failed while it answered.", detail="error event in the stream")
+        reason = _first(event.finish_reason)
+        if reason == "abort":
+            raise UpstreamFailed("The model's server aborted the answer.", detail="finish_reason abort")
+        return Delta(
+            _first(event.text_output),
+            self._choice,
+            None if reason == "None" else _REASONS.get(reason, "stop"),
+            _first(event.num_input_tokens),
+            _first(event.num_output_tokens),
+            self._told(_first(event.logprobs)) if self._logprobs is not None else None,
+        )
+
+    def _told(self, text: str) -> tuple[TokenLogprob, ...] | None:
+        try:
+            tokens = _decode_logprobs(text)
+        except msgspec.DecodeError as problem:
+            raise UpstreamFailed(
+                "The model's server sent log probabilities that cannot be read.", detail="logprobs"
+            ) from problem
+        return tuple(self._token(alternatives) for alternatives in tokens or () if alternatives)
+
+    def _token(self, alternatives: dict[str, _Logprob]) -> TokenLogprob:
+        """vLLM puts the sampled token first, then the best ones by rank."""
+        sampled = next(iter(alternatives.values()))
+        ranked = sorted(alternatives.values(), key=lambda one: -one.logprob)
+        top = tuple((one.decoded_token or "", one.logprob) for one in ranked[: self._logprobs or 0])
+        return TokenLogprob(sampled.decoded_token or "", sampled.logprob, top)
+
+
+def _first(value: Any) -> Any:
+    if isinstance(value, list):
+        if not value:
+            raise UpstreamFailed("The model's server sent an empty tensor.", detail="empty tensor")
+        return value[0]
+    return value

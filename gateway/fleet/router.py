@@ -1,0 +1,148 @@
+"""From a model and a request to a running generation: choose an endpoint, and once, before the first token, another."""
+
+import itertools
+from collections.abc import Sequence
+
+from gateway.core.delta import Delta
+from gateway.core.errors import Unavailable, UpstreamFailed
+from gateway.core.prompt import Sampling
+from gateway.fleet.adapters import vllm
+from gateway.fleet.file import Endpoint, Fleet
+from gateway.fleet.health import Health
+from gateway.fleet.models import ServedModel
+from gateway.fleet.transports import Generation, Transport
+from gateway.fleet.transports.client import Timeouts
+from gateway.fleet.transports.http import HttpTransport
+
+ATTEMPTS = 2
+
+
+class Choice:
+    """One choice's generation, its responses decoded."""
+
+    __slots__ = ("_decoder", "_ended", "_first", "_generation", "_router", "attempts", "endpoint")
+
+    def __init__(self, router: "Router", endpoint: str, generation: Generation, decoder: vllm.Decoder) -> None:
+        self._router = router
+        self._generation = generation
+        self._decoder = decoder
+        self._first: list[Delta] | None = None
+        self.endpoint = endpoint
+        self.attempts = 1
+        self._ended = False
+
+    @property
+    def finished(self) -> bool:
+        """The delta with the finish reason has been read."""
+        return self._ended and self._first is None
+
+    async def prefetch(self) -> None:
+        """Read the first deltas and keep them for `read`: until they are there, the request may still go elsewhere."""
+        self._first = await self._read()
+
+    async def read(self) -> list[Delta]:
+        """The next deltas; empty after the one with the finish reason. Raises UpstreamFailed or UpstreamTimeout."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        if self._ended:
+            return []
+        return await self._read()
+
+    async def _read(self) -> list[Delta]:
+        responses = await self._generation.read()
+        if not responses:
+            raise UpstreamFailed("The model's server ended the answer too early.", detail="no finish reason")
+        deltas = []
+        for response in responses:
+            delta = self._decoder.delta(response)
+            deltas.append(delta)
+            if delta.finish_reason is not None:
+                self._ended = True
+                self._generation.finish()
+                break
+        return deltas
+
+    def close(self) -> None:
+        """Done; cancels what is not finished."""
+        if not self._ended:
+            self._generation.close()
+        self._router.closed(self.endpoint)
+
+
+class Router:
+    """Sends generations to the endpoints of a fleet."""
+
+    def __init__(self, fleet: Fleet, health: Health, timeouts: Timeouts) -> None:
+        self._health = health
+        self._transports: dict[str, Transport] = {
+            endpoint.name: HttpTransport(*endpoint.address, timeouts) for endpoint in fleet.endpoints
+        }
+        self._running = dict.fromkeys(self._transports, 0)
+        self._turn = itertools.count()
+
+    async def open(
+        self, model: ServedModel, text: str, sampling: Sampling, max_tokens: int, choice: int, traceparent: bytes | None
+    ) -> Choice:
+        """A generation whose first deltas are there. Raises Unavailable, UpstreamFailed or UpstreamTimeout."""
+        body = vllm.request(text, sampling, max_tokens, choice)
+        tried: list[str] = []
+        while True:
+            endpoint = self._choose(model.endpoints, model.entry.name, tried)
+            tried.append(endpoint.name)
+            try:
+                opened = await self._start(endpoint, model, body, vllm.Decoder(choice, sampling.logprobs), traceparent)
+            except (Unavailable, UpstreamFailed) as problem:
+                if isinstance(problem, Unavailable):
+                    self._health.unreachable(endpoint.name)
+                if len(tried) == ATTEMPTS or not self._others(model, tried):
+                    raise
+            else:
+                opened.attempts = len(tried)
+                return opened
+
+    async def _start(
+        self, endpoint: Endpoint, model: ServedModel, body: bytes, decoder: vllm.Decoder, traceparent: bytes | None
+    ) -> Choice:
+        self._running[endpoint.name] += 1
+        opened: Choice | None = None
+        try:
+            generation = await self._transports[endpoint.name].generate(
+                model.entry.triton.name, model.entry.triton.version, body, traceparent
+            )
+            opened = Choice(self, endpoint.name, generation, decoder)
+            await opened.prefetch()
+        except BaseException:
+            if opened is None:
+                self.closed(endpoint.name)
+            else:
+                opened.close()
+            raise
+        return opened
+
+    def _choose(self, endpoints: Sequence[Endpoint], model: str, tried: list[str]) -> Endpoint:
+        """The ready endpoint with the fewest generations of ours, in turn where that is several."""
+        ready = [e for e in endpoints if e.name not in tried and self._health.ready(e.name, model)]
+        if not ready:
+            raise Unavailable(
+                f"The model '{model}' is not being served right now. Try again shortly.",
+                detail="no ready endpoint",
+                retry_after_ms=2000,
+            )
+        if len(ready) == 1:
+            return ready[0]
+        turn = next(self._turn)
+        rotated = (ready[(turn + i) % len(ready)] for i in range(len(ready)))
+        return min(rotated, key=lambda e: self._running[e.name])
+
+    def _others(self, model: ServedModel, tried: list[str]) -> bool:
+        return any(e.name not in tried and self._health.ready(e.name, model.entry.name) for e in model.endpoints)
+
+    def closed(self, endpoint: str) -> None:
+        """A generation there has ended."""
+        self._running[endpoint] -= 1
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        for transport in self._transports.values():
+            await transport.close()

@@ -1,0 +1,54 @@
+"""Chat templates: Jinja2 in a sandbox, as model makers ship them (the conventions of Hugging Face's tokenizers)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gateway.core.errors import InvalidRequest
+from gateway.core.prompt import Message
+from gateway.fleet.file import FleetError
+
+Renderer = Callable[[tuple[Message, ...]], str]
+
+
+class _Rejected(TemplateError):
+    """The template's own word that these messages do not fit it."""
+
+
+def _reject(message: str) -> NoReturn:
+    raise _Rejected(message)
+
+
+def read_template(path: Path) -> Renderer:
+    """The template in a file, as a function from messages to the text that the model reads.
+
+    The template sees `messages` (dicts with `role` and `content`), `add_generation_prompt` and `raise_exception`.
+    The function raises InvalidRequest where the template rejects the messages. Raises FleetError.
+    """
+    try:
+        source = path.read_text()
+    except OSError as problem:
+        raise FleetError(f"The chat template {path} cannot be read: {problem.strerror}.") from problem
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals["raise_exception"] = _reject
+    try:
+        template = environment.from_string(source)
+    except TemplateSyntaxError as problem:
+        raise FleetError(f"The chat template {path}, line {problem.lineno}: {problem.message}.") from problem
+
+    def render(messages: tuple[Message, ...]) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return template.render(messages=turns, add_generation_prompt=True)
+        except TemplateError as problem:
+            raise InvalidRequest(
+                "These messages do not fit this model's chat template (order of roles, perhaps).",
+                param="messages",
+                detail=type(problem).__name__,
+            ) from problem
+
+    return render

@@ -1,0 +1,73 @@
+"""How many tokens a text is: a bound that costs nothing, and the exact count for when the bound is not enough."""
+
+import asyncio
+from pathlib import Path
+from typing import Protocol
+
+from tokenizers import Tokenizer
+
+from gateway.fleet.file import FleetError
+
+LONG_TEXT = 4096
+"""Characters past which a text is counted off the event loop (1 KB takes 0.3 ms, 100 KB 34 to 54 ms)."""
+
+
+class TokenCounter(Protocol):
+    """Counts tokens as one model does."""
+
+    exact: bool
+    """The bound is the count."""
+
+    def bound(self, text: str) -> int:
+        """Never fewer than `count`, at once."""
+
+    async def count(self, text: str) -> int:
+        """The number of tokens."""
+
+
+class ByteCounter:
+    """A model that reads bytes."""
+
+    exact = True
+
+    def bound(self, text: str) -> int:
+        """See TokenCounter."""
+        return len(text) if text.isascii() else len(text.encode())
+
+    async def count(self, text: str) -> int:
+        """See TokenCounter."""
+        return self.bound(text)
+
+
+class TokenizerCounter:
+    """A model with a `tokenizer.json`. A byte-level tokenizer never makes more tokens than there are bytes."""
+
+    exact = False
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def bound(self, text: str) -> int:
+        """See TokenCounter."""
+        return len(text) if text.isascii() else len(text.encode())
+
+    async def count(self, text: str) -> int:
+        """See TokenCounter. `encode_batch` lets other threads run meanwhile; `encode` does not."""
+        if len(text) <= LONG_TEXT:
+            return self._count(text)
+        return await asyncio.to_thread(self._count, text)
+
+    def _count(self, text: str) -> int:
+        return len(self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
+
+
+def read_counter(tokenizer: str, path: Path) -> TokenCounter:
+    """The counter that a fleet entry's `tokenizer` names. Raises FleetError."""
+    if tokenizer == "bytes":
+        return ByteCounter()
+    if not path.is_file():
+        raise FleetError(f"The tokenizer {path} is not there; give a tokenizer.json or 'bytes'.")
+    try:
+        return TokenizerCounter(Tokenizer.from_file(str(path)))
+    except Exception as problem:  # the library raises nothing narrower
+        raise FleetError(f"The tokenizer {path} cannot be read.") from problem

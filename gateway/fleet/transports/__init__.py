@@ -1,0 +1,29 @@
+"""Transports: how a generation reaches Triton. `Transport` is what each of them offers."""
+
+from typing import Protocol
+
+
+class Generation(Protocol):
+    """The responses of one generation, as they come."""
+
+    async def read(self) -> list[bytes]:
+        """The next responses (JSON of one each), at least one; empty when there are no more.
+
+        Raises UpstreamFailed, UpstreamTimeout or Unavailable.
+        """
+
+    def finish(self) -> None:
+        """The last response that matters has been read; the end of the stream may still be on its way."""
+
+    def close(self) -> None:
+        """Done with it: what has not been generated yet will not be. Never raises; may be called twice."""
+
+
+class Transport(Protocol):
+    """One endpoint's road."""
+
+    async def generate(self, model: str, version: str, body: bytes, traceparent: bytes | None) -> Generation:
+        """Start a generation. Raises Unavailable when the endpoint cannot be reached."""
+
+    async def close(self) -> None:
+        """Hang up all connections."""

@@ -1,0 +1,66 @@
+"""Triton's HTTP road: `POST /v2/models/M/generate_stream`, answered by server-sent events."""
+
+from gateway.core.errors import InvalidRequest, Unavailable, UpstreamFailed
+from gateway.fleet.transports.client import Client, Response, Timeouts
+from gateway.wire.sse import Decoder
+
+MAX_ERROR_BYTES = 64 << 10
+
+
+class HttpGeneration:
+    """See Generation."""
+
+    __slots__ = ("_decoder", "_response")
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self._decoder = Decoder()
+
+    async def read(self) -> list[bytes]:
+        """See Generation."""
+        while True:
+            chunk = await self._response.read()
+            if not chunk:
+                return []
+            if events := self._decoder.feed(chunk):
+                return events
+
+    def finish(self) -> None:
+        """See Generation."""
+        self._response.drain()
+
+    def close(self) -> None:
+        """See Generation."""
+        self._response.close()
+
+
+class HttpTransport:
+    """One endpoint over HTTP."""
+
+    def __init__(self, host: str, port: int, timeouts: Timeouts) -> None:
+        self._client = Client(host, port, timeouts)
+
+    async def generate(self, model: str, version: str, body: bytes, traceparent: bytes | None) -> HttpGeneration:
+        """See Transport."""
+        at = f"/v2/models/{model}/versions/{version}" if version else f"/v2/models/{model}"
+        extra = b"traceparent: %b\r\n" % traceparent if traceparent else b""
+        response = await self._client.post(f"{at}/generate_stream", body, extra)
+        if response.status != 200:
+            raise await _refusal(response)
+        return HttpGeneration(response)
+
+    async def close(self) -> None:
+        """See Transport."""
+        self._client.close()
+
+
+async def _refusal(response: Response) -> UpstreamFailed | Unavailable | InvalidRequest:
+    """Triton's own words stay here: they tell of its insides. Its status goes to the log."""
+    size = 0
+    while size < MAX_ERROR_BYTES and (chunk := await response.read()):
+        size += len(chunk)
+    response.close()
+    detail = f"triton status {response.status}"
+    if response.status in (404, 503):
+        return Unavailable("The model is not ready on its server.", detail=detail, retry_after_ms=1000)
+    return UpstreamFailed("The model's server refused the request.", detail=detail)

@@ -1,0 +1,141 @@
+"""Admission and settlement: the pipeline's two conversations with Redis."""
+
+import asyncio
+from collections.abc import Iterable
+from itertools import chain
+from typing import cast
+
+import msgspec
+
+from gateway.core import event
+from gateway.core.caller import Caller
+from gateway.core.event import RequestEvent
+from gateway.core.ids import partition_of
+from gateway.core.reservation import Denial, LimitState, Reservation
+from gateway.limits.plans import Limit
+from gateway.quota import keys
+from gateway.quota.connection import Argument, RedisConnection
+from gateway.quota.scripts import ADMIT, RENEW, SETTLE
+
+LEASE_MS = 15_000
+"""A reservation that is not renewed for so long is reclaimed; gateways renew every third of it."""
+MAX_STREAM = 1_000_000
+"""Entries kept of a partition's stream while the ledger is away; past that the oldest go (docs/operations.md)."""
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What a reservation keeps so that another process can settle it: the event as it would read if the gateway died,
+    and the limits, as (key, measure), in the order of admission."""
+
+    event: RequestEvent
+    limits: tuple[tuple[str, str], ...]
+
+
+encode_note = msgspec.json.Encoder().encode
+decode_note = msgspec.json.Decoder(Note).decode
+
+
+class Quota:
+    """Limits of all callers, kept in Redis."""
+
+    def __init__(self, connection: RedisConnection, partitions: int) -> None:
+        self._connection = connection
+        self._partitions = partitions
+        self._in_flight: dict[str, Progress] = {}
+
+    async def admit(
+        self, caller: Caller, limits: tuple[Limit, ...], tokens: int, unsettled: RequestEvent
+    ) -> Reservation | Denial:
+        """Reserve one request of `tokens` tokens on all limits, or nothing. `unsettled` is the event as it reads should
+        this process die. Raises RedisUnavailable or RedisRefused; then nothing is held that is not reclaimed."""
+        partition = partition_of(caller.organisation, self._partitions)
+        windows = [keys.limit_key(partition, limit.subject, limit.name) for limit in limits]
+        note = encode_note(Note(unsettled, tuple(zip(windows, (limit.measure for limit in limits), strict=True))))
+        args: list[Argument] = [unsettled.request, LEASE_MS, note]
+        for limit in limits:
+            args += (limit.cap, limit.window_ms, limit.bucket_ms, limit.cost(tokens))
+        head = (
+            keys.clock_key(partition),
+            keys.held_key(partition),
+            keys.lease_key(partition),
+            keys.epoch_key(partition, caller.organisation),
+        )
+        reply = cast(list[int], await self._connection.call(ADMIT, (*head, *windows), args))
+        wait, refused_by, epoch = reply[:3]
+        states = tuple(
+            LimitState(limit.name, limit.measure, limit.cap, reply[3 + 2 * i], reply[4 + 2 * i])
+            for i, limit in enumerate(limits)
+        )
+        if refused_by:
+            return Denial(states[refused_by - 1], wait, epoch, states)
+        self._in_flight[unsettled.request] = Progress(partition, asyncio.get_running_loop().time())
+        return Reservation(unsettled.request, caller, tokens, epoch, states)
+
+    def settle(self, reservation: Reservation, limits: tuple[Limit, ...], finished: RequestEvent) -> None:
+        """Charge what `finished` used, give back the rest and record the event. Written at once, not awaited."""
+        partition = partition_of(reservation.caller.organisation, self._partitions)
+        used = finished.prompt_tokens + finished.completion_tokens
+        post_settlement(
+            self._connection,
+            partition,
+            finished,
+            [keys.limit_key(partition, limit.subject, limit.name) for limit in limits],
+            [0 if finished.outcome == "refused" else limit.cost(used) for limit in limits],
+        )
+        self._in_flight.pop(reservation.request, None)
+
+    def progress(self, request: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """Note what a running request has used so far; the next renewal reports it."""
+        running = self._in_flight.get(request)
+        if running is not None:
+            running.prompt_tokens, running.completion_tokens = prompt_tokens, completion_tokens
+
+    def renew(self) -> None:
+        """Report progress and renew the leases of all requests that run for longer than a third of a lease."""
+        now = asyncio.get_running_loop().time()
+        due: dict[int, list[Argument]] = {}
+        for request, running in self._in_flight.items():
+            if now - running.since > LEASE_MS / 3000:
+                due.setdefault(running.partition, []).extend(
+                    (request, running.prompt_tokens, running.completion_tokens)
+                )
+        for partition, reports in due.items():
+            head = (keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition))
+            self._connection.post(RENEW, head, (LEASE_MS, *reports))
+
+    async def keep_leases(self) -> None:
+        """Renew for ever; one task a process."""
+        while True:
+            await asyncio.sleep(LEASE_MS / 3000)
+            self.renew()
+
+
+class Progress:
+    """How far a running request has come."""
+
+    __slots__ = ("completion_tokens", "partition", "prompt_tokens", "since")
+
+    def __init__(self, partition: int, since: float) -> None:
+        self.partition = partition
+        self.since = since
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+
+
+def settle_arguments(
+    partition: int, finished: RequestEvent, windows: Iterable[str], used: Iterable[int], *, only_expired: bool
+) -> tuple[list[Argument], list[Argument]]:
+    """KEYS and ARGV of the settle script."""
+    head = (keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition), keys.events_key(partition))
+    flag = "1" if only_expired else ""
+    return (
+        list(chain(head, windows)),
+        list(chain((finished.request, event.encode(finished), MAX_STREAM, flag), used)),
+    )
+
+
+def post_settlement(
+    connection: RedisConnection, partition: int, finished: RequestEvent, windows: Iterable[str], used: Iterable[int]
+) -> None:
+    """Settle without waiting; repeated by the connection if it breaks before the reply."""
+    connection.post(SETTLE, *settle_arguments(partition, finished, windows, used, only_expired=False))

@@ -1,0 +1,98 @@
+"""The reclaimer: ends the reservations of gateways that died, charging each for what it last reported."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+import redis.asyncio
+import structlog
+from prometheus_client import Counter
+from redis.exceptions import RedisError
+
+from gateway.core.event import RequestEvent
+from gateway.quota import keys
+from gateway.quota.connection import Argument, Script
+from gateway.quota.keeper import decode_note, settle_arguments
+from gateway.quota.scripts import EXPIRED, SETTLE
+
+INTERVAL_S = 3.0
+BATCH = 200
+_RESERVATION = re.compile(rb"^[^|]*\|(\d+)\|(\d+)\|(.*)$", re.DOTALL)
+
+log = structlog.get_logger()
+reclaimed_total = Counter("catflap_reservations_reclaimed", "Reservations ended because their gateway died")
+errors_total = Counter("catflap_reclaimer_errors", "Rounds of the reclaimer that Redis did not answer")
+
+
+async def run_reclaimer(redis_url: str, partitions: int, stop: asyncio.Event) -> None:
+    """Look through all partitions every few seconds until `stop`; a Redis that is away is tried again."""
+    client = redis.asyncio.from_url(redis_url, socket_timeout=5, socket_connect_timeout=2)
+    try:
+        while not stop.is_set():
+            try:
+                for partition in range(partitions):
+                    await reclaim_partition(client, partition)
+            except (RedisError, OSError) as problem:
+                errors_total.inc()
+                log.warning("reclaimer_redis_unreachable", error=type(problem).__name__)
+            await _pause(stop)
+    finally:
+        await client.aclose()
+
+
+async def reclaim_partition(client: "redis.asyncio.Redis", partition: int) -> int:
+    """End every reservation of one partition whose lease has ended; how many there were."""
+    head = [keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition)]
+    ended = 0
+    while True:
+        found = cast(list[bytes], await _run(client, EXPIRED, head, [BATCH]))
+        for request, reservation in zip(found[::2], found[1::2], strict=True):
+            ended += await _end(client, partition, request, reservation)
+        if len(found) < 2 * BATCH:
+            return ended
+
+
+async def _end(client: "redis.asyncio.Redis", partition: int, request: bytes, reservation: bytes) -> int:
+    match = _RESERVATION.match(reservation)
+    try:
+        note = decode_note(match[3]) if match else None
+    except msgspec.DecodeError:
+        note = None
+    if match is None or note is None:
+        log.error("reservation_unreadable", request=request.decode(errors="replace"))
+        await client.zrem(keys.lease_key(partition), request)
+        await client.hdel(keys.held_key(partition), request)
+        return 0
+    finished = _charged_as_reported(note.event, int(match[1]), int(match[2]))
+    used = finished.prompt_tokens + finished.completion_tokens
+    costs = [used if measure == "tokens" else 1 for _, measure in note.limits]
+    windows = [window for window, _ in note.limits]
+    settled = await _run(client, SETTLE, *settle_arguments(partition, finished, windows, costs, only_expired=True))
+    if settled:
+        reclaimed_total.inc()
+        log.warning("reservation_reclaimed", request=finished.request, reserved_tokens=finished.reserved_tokens)
+    return int(cast(int, settled))
+
+
+def _charged_as_reported(unsettled: RequestEvent, prompt_tokens: int, completion_tokens: int) -> RequestEvent:
+    return msgspec.structs.replace(
+        unsettled, outcome="reclaimed", prompt_tokens=prompt_tokens, completion_tokens=completion_tokens
+    )
+
+
+async def _run(
+    client: "redis.asyncio.Redis", script: Script, names: Sequence[Argument], args: Sequence[Argument]
+) -> object:
+    try:
+        return await client.evalsha(script.digest, len(names), *names, *args)
+    except redis.exceptions.NoScriptError:
+        return await client.eval(script.text, len(names), *names, *args)
+
+
+async def _pause(stop: asyncio.Event) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), INTERVAL_S)
+    except TimeoutError:
+        return

@@ -1,0 +1,32 @@
+-- Settle a request: give back to each limit what was reserved and not used, in the bucket where it was reserved, end
+-- the reservation and append the request's event. Idempotent: without a reservation nothing happens.
+--
+-- KEYS  1 clock  2 held  3 lease  4 events  5... one window (hash) for each limit, as at admission
+-- ARGV  1 request id  2 event (JSON)  3 most entries of the stream  4 '1': only if the lease has ended (reclaim)
+--       then for each limit: units that were used
+-- Returns 1 when it was settled now, 0 when there was nothing (left) to settle
+assert(#KEYS >= 4 and #ARGV == #KEYS, 'settle: KEYS and ARGV do not fit')
+local held = redis.call('HGET', KEYS[2], ARGV[1])
+if not held then return 0 end
+if ARGV[4] == '1' then
+  local lease = redis.call('ZSCORE', KEYS[3], ARGV[1])
+  if lease and tonumber(lease) > partition_now(KEYS[1]) then return 0 end
+end
+local i = 5
+for bucket, cost in string.gmatch(string.match(held, '^[^|]*'), '(%d+):(%d+)') do
+  local delta = tonumber(ARGV[i]) - tonumber(cost)
+  if delta ~= 0 then
+    -- a bucket that has left the window, or a window that is gone, needs no correction and must not come back
+    local tail = tonumber(redis.call('HGET', KEYS[i], 'tail'))
+    if tail and tonumber(bucket) >= tail then
+      redis.call('HINCRBY', KEYS[i], bucket, delta)
+      redis.call('HINCRBY', KEYS[i], 'sum', delta)
+    end
+  end
+  i = i + 1
+end
+assert(i == #KEYS + 1, 'settle: the limits are not those of the reservation')
+redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'e', ARGV[2])
+return 1

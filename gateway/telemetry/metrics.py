@@ -1,0 +1,105 @@
+"""Metrics of the data plane.
+
+The hot path adds integers to a Tally; once a second the tallies are folded into Prometheus's own values, which with
+several workers live in files that the metrics port adds up (`labels()` alone costs 8 us, an addition to a dict 0.1).
+"""
+
+import asyncio
+from collections import defaultdict
+
+from prometheus_client import Counter, Gauge, Histogram
+
+FOLD_S = 1.0
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+requests = Counter("catflap_requests", "Requests by how they were answered", ["endpoint", "model", "status"])
+refusals = Counter("catflap_refusals", "Requests that were answered with an error", ["endpoint", "code"])
+tokens = Counter("catflap_tokens", "Tokens told to clients", ["model", "kind"])
+denials = Counter("catflap_limit_denials", "Requests that a limit refused", ["limit", "plan"])
+durations = Histogram("catflap_request_duration_seconds", "From request to last byte", ["endpoint"], buckets=SECONDS)
+first_tokens = Histogram(
+    "catflap_time_to_first_token_seconds", "From request to first token", ["model"], buckets=SECONDS
+)
+retries = Counter("catflap_upstream_retries", "Generations that went to a second endpoint", ["model"])
+in_flight = Gauge("catflap_in_flight_requests", "Requests under way", multiprocess_mode="livesum")
+tasks = Gauge("catflap_asyncio_tasks", "asyncio tasks alive", multiprocess_mode="livesum")
+redis_ready = Gauge("catflap_redis_ready", "Workers with a working connection to Redis", multiprocess_mode="livesum")
+models_ready = Gauge(
+    "catflap_models_ready", "1 when an endpoint serves the model", ["model"], multiprocess_mode="livemax"
+)
+settlements_dropped = Counter("catflap_settlements_dropped", "Settlements lost because Redis stayed away too long")
+access_lines_dropped = Counter("catflap_access_lines_dropped", "Access log lines that could not be written")
+
+
+class Tally:
+    """What has happened since the last fold."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._requests: defaultdict[tuple[str, str, int], int] = defaultdict(int)
+        self._refusals: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._denials: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._retries: defaultdict[str, int] = defaultdict(int)
+        self._durations: list[tuple[str, float]] = []
+        self._first_tokens: list[tuple[str, float]] = []
+
+    def request(self, endpoint: str, model: str, status: int, seconds: float) -> None:
+        """One request has been answered. `model` is a name from the fleet file, or empty."""
+        self._requests[endpoint, model, status] += 1
+        self._durations.append((endpoint, seconds))
+
+    def served(self, model: str, prompt_tokens: int, completion_tokens: int, first_token_s: float | None) -> None:
+        """An admitted request has used tokens."""
+        self._tokens[model, "prompt"] += prompt_tokens
+        self._tokens[model, "completion"] += completion_tokens
+        if first_token_s is not None:
+            self._first_tokens.append((model, first_token_s))
+
+    def refusal(self, endpoint: str, code: str) -> None:
+        """A request was answered with an error."""
+        self._refusals[endpoint, code] += 1
+
+    def denial(self, limit: str, plan: str) -> None:
+        """A limit refused a request."""
+        self._denials[limit, plan] += 1
+
+    def retry(self, model: str) -> None:
+        """A generation went to a second endpoint."""
+        self._retries[model] += 1
+
+    def fold(self) -> None:
+        """Hand everything over to Prometheus."""
+        for (endpoint, model, status), n in _drain(self._requests):
+            requests.labels(endpoint, model, str(status)).inc(n)
+        for pair, n in _drain(self._refusals):
+            refusals.labels(*pair).inc(n)
+        for pair, n in _drain(self._tokens):
+            tokens.labels(*pair).inc(n)
+        for pair, n in _drain(self._denials):
+            denials.labels(*pair).inc(n)
+        for model, n in _drain(self._retries):
+            retries.labels(model).inc(n)
+        _observe(durations, self._durations)
+        _observe(first_tokens, self._first_tokens)
+        in_flight.set(self.in_flight)
+
+    async def keep_folding(self) -> None:
+        """Fold for ever; one task a process."""
+        while True:
+            await asyncio.sleep(FOLD_S)
+            self.fold()
+            tasks.set(len(asyncio.all_tasks()))
+
+
+def _drain(counts: defaultdict) -> list:  # type: ignore[type-arg]
+    items = list(counts.items())
+    counts.clear()
+    return items
+
+
+def _observe(histogram: Histogram, values: list[tuple[str, float]]) -> None:
+    children = {label: histogram.labels(label) for label, _ in values}
+    for label, value in values:
+        children[label].observe(value)
+    values.clear()

@@ -1,0 +1,242 @@
+"""`catflap work ledger`: the partitions' event streams -> SQL.
+
+    read a batch -> one transaction: its rows, and the cursors -> trim the streams up to there -> again
+
+It may die between any two steps: what is read and not committed is read again, what is committed and not trimmed is
+read again and found there. An entry leaves Redis only after its row is committed. So a new session begins at the start
+of each stream, which holds nothing but what is unconfirmed and at most one batch more; that is also what makes it
+indifferent to a Redis that comes back empty, or with ids below the cursors. These are put back then.
+
+Several ledgers at once do no harm: rows are written once, cursors move up only.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import structlog
+from prometheus_client import Counter, Gauge
+from redis.exceptions import RedisError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+
+from gateway.core import event
+from gateway.core.event import RequestEvent
+from gateway.identity.epoch import connect_redis
+from gateway.storage import ledger
+from gateway.storage.database import Database, connect
+from gateway.storage.ledger import Position
+from gateway.workers.backoff import Backoff
+from gateway.workers.streams import START, Entry, Streams
+
+BATCH = 500
+BLOCK_MS = 1000
+CHECK_S = 10.0
+REDIS_TIMEOUT_S = 5.0  # above BLOCK_MS
+DATABASE_TIMEOUT_S = 30.0
+MAX_TEXT = 256  # the columns' length
+MAX_INT = 2**63 - 1
+MAX_BODY = 65_536
+
+log = structlog.get_logger()
+events_total = Counter("catflap_ledger_events", "Events that the ledger has confirmed in SQL")
+rejected_total = Counter("catflap_ledger_rejected", "Stream entries that were no RequestEvent, kept in ledger_reject")
+errors_total = Counter("catflap_ledger_errors", "Attempts that a dependency failed", ["dependency"])
+lag_seconds = Gauge("catflap_ledger_lag_seconds", "Age of the oldest event read and not confirmed; 0 when caught up")
+
+
+class Outage(Exception):
+    """A dependency did not do its part; `cause` is the kind of its error, without its text."""
+
+    def __init__(self, dependency: str, cause: str) -> None:
+        super().__init__(f"{dependency}: {cause}")
+        self.dependency = dependency
+        self.cause = cause
+
+
+async def run_ledger(redis_url: str, database_url: str, partitions: int, stop: asyncio.Event) -> None:
+    """Keep the ledger until `stop`; then the batch in hand is finished. Redis and database may come and go."""
+    redis = connect_redis(redis_url, timeout_s=REDIS_TIMEOUT_S)
+    database = connect(database_url, timeout_s=DATABASE_TIMEOUT_S)
+    try:
+        await Ledger(Streams(redis, partitions), database, partitions).run(stop)
+    finally:
+        await redis.aclose()
+        await database.close()
+
+
+class Ledger:
+    """One reader of all partitions."""
+
+    def __init__(
+        self, streams: Streams, database: Database, partitions: int, *, batch: int = BATCH, block_ms: int = BLOCK_MS
+    ) -> None:
+        self._streams = streams
+        self._database = database
+        self._partitions = partitions
+        self._batch = batch
+        self._block_ms = block_ms
+        self._after: list[Position] = [START] * partitions
+        self._oldest_ms: int | None = None
+        self._outage: str | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sessions, each until something fails, until `stop`."""
+        backoff = Backoff()
+        while not stop.is_set():
+            try:
+                await self.session(stop, backoff)
+            except Outage as outage:
+                self._note(outage)
+                await backoff.wait(stop)
+
+    async def session(self, stop: asyncio.Event, backoff: Backoff) -> None:
+        """From the start of the streams until `stop`. Raises Outage."""
+        self._after = [START] * self._partitions
+        checked = -CHECK_S
+        while not stop.is_set():
+            await self.round()
+            if time.monotonic() - checked >= CHECK_S:
+                await self.check()
+                checked = time.monotonic()
+            backoff.reset()
+            self._recovered()
+
+    async def round(self) -> int:
+        """Read, confirm and trim one batch; how many entries it had. Raises Outage."""
+        with dependency("redis"):
+            entries = await self._streams.read(self._after, self._batch, self._block_ms)
+        self._oldest_ms = min((entry.position[0] for entry in entries), default=None)
+        self._show_lag()
+        if not entries:
+            return 0
+        with dependency("database"):
+            await self._confirm(entries)
+        self._oldest_ms = None
+        confirmed = last_of(entries)
+        for partition, position in confirmed.items():
+            self._after[partition] = position
+        with dependency("redis"):
+            await self._streams.trim(confirmed)
+        return len(entries)
+
+    async def check(self) -> None:
+        """Where a stream's ids have gone back behind ours, it is another stream: begin at its start. Raises Outage."""
+        with dependency("redis"):
+            newest = await self._streams.newest()
+        with dependency("database"):
+            async with asyncio.timeout(DATABASE_TIMEOUT_S), self._database.read() as connection:
+                cursors = await ledger.cursors(connection)
+        lost = {p: at for p, at in cursors.items() if p < self._partitions and at > newest[p]}
+        self._after = [START if at > newest[p] else at for p, at in enumerate(self._after)]
+        if not lost:
+            return
+        log.warning("ledger_streams_lost", partitions=len(lost))
+        with dependency("database"):
+            async with asyncio.timeout(DATABASE_TIMEOUT_S), self._database.write() as connection:
+                for partition, at in sorted(lost.items()):
+                    await ledger.rewind(connection, partition, at)
+
+    async def _confirm(self, entries: Sequence[Entry]) -> None:
+        try:
+            await self._write(entries)
+        except (DataError, IntegrityError):
+            # The database refuses a value that our own check let through. One by one, so that it stops nobody else.
+            for entry in entries:
+                await self._confirm_alone(entry)
+
+    async def _confirm_alone(self, entry: Entry) -> None:
+        try:
+            await self._write([entry])
+        except (DataError, IntegrityError):
+            await self._write([entry], reason="the database refused it")
+
+    async def _write(self, entries: Sequence[Entry], reason: str | None = None) -> None:
+        """Commit these entries and their cursors; `reason` makes rejects of them all."""
+        rows: list[dict[str, Any]] = []
+        rejects: list[dict[str, Any]] = []
+        for entry in entries:
+            read = reason or read_event(entry.body)
+            if isinstance(read, RequestEvent):
+                rows.append(msgspec.structs.asdict(read))
+            else:
+                rejects.append(reject_of(entry, read))
+        async with asyncio.timeout(DATABASE_TIMEOUT_S), self._database.write() as connection:
+            await ledger.record(connection, rows, rejects, last_of(entries))
+        events_total.inc(len(rows))
+        rejected_total.inc(len(rejects))
+        if rejects:
+            log.error(
+                "ledger_entries_rejected", count=len(rejects), first=rejects[0]["entry"], reason=rejects[0]["reason"]
+            )
+
+    def _show_lag(self) -> None:
+        age_ms = 0 if self._oldest_ms is None else max(0, now_ms() - self._oldest_ms)
+        lag_seconds.set(age_ms / 1000)
+
+    def _note(self, outage: Outage) -> None:
+        errors_total.labels(outage.dependency).inc()
+        self._show_lag()
+        if self._outage != outage.dependency:
+            log.error("ledger_waits", dependency=outage.dependency, error=outage.cause)
+        self._outage = outage.dependency
+
+    def _recovered(self) -> None:
+        if self._outage is not None:
+            log.info("ledger_goes_on", dependency=self._outage)
+        self._outage = None
+
+
+@contextmanager
+def dependency(name: str) -> Iterator[None]:
+    """Errors of Redis or the database become an Outage of it."""
+    try:
+        yield
+    except (DataError, IntegrityError):
+        raise  # about a value, not about the database
+    except (RedisError, SQLAlchemyError, OSError, TimeoutError) as error:
+        raise Outage(name, type(error).__name__) from error
+
+
+def read_event(body: bytes | None) -> RequestEvent | str:
+    """The event, or why it is none: one of a few phrases, never its content."""
+    if body is None:
+        return "no field e"
+    try:
+        found = event.decode(body)
+    except msgspec.ValidationError:
+        return "not a RequestEvent"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "not JSON"
+    return found if all(storable(value) for value in msgspec.structs.astuple(found)) else "a value out of bounds"
+
+
+def storable(value: object) -> bool:
+    """Whether both databases take it."""
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT and "\0" not in value
+    return not isinstance(value, int) or -MAX_INT <= value <= MAX_INT
+
+
+def reject_of(entry: Entry, reason: str) -> dict[str, Any]:
+    return {
+        "partition": entry.partition,
+        "entry": "{}-{}".format(*entry.position),
+        "reason": reason,
+        "body": (entry.body or b"")[:MAX_BODY],
+        "rejected_at_ms": now_ms(),
+    }
+
+
+def last_of(entries: Sequence[Entry]) -> dict[int, Position]:
+    """The highest position of each partition that has one among these."""
+    last: dict[int, Position] = {}
+    for entry in entries:
+        last[entry.partition] = max(entry.position, last.get(entry.partition, START))
+    return last
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

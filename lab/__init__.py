@@ -1,0 +1,1 @@
+"""Instruments: benchmarks today; traffic, attackers and faults later. Known to the command line alone."""

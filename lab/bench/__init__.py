@@ -1,0 +1,1 @@
+"""Benchmarks: each is one interleaved run that prints ratios, because absolute figures drift with the machine."""

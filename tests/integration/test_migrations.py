@@ -1,0 +1,111 @@
+"""The migrated schema, on both databases."""
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine, insert, inspect, text
+from sqlalchemy.exc import IntegrityError
+
+from gateway.storage.database import SYNC_DRIVERS, WRITES, connect, driver_url, prepare
+from gateway.storage.migrate import NotMigrated, alembic_config, migrate, require_head
+from gateway.storage.tables import METADATA, organisation, principal
+
+
+def test_the_migrated_schema_is_the_one_that_the_code_describes(database_url: str) -> None:
+    engine = create_engine(driver_url(database_url, SYNC_DRIVERS))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "render_as_batch": True})
+        assert compare_metadata(context, METADATA) == []
+    engine.dispose()
+
+
+async def test_constraints_hold_in_the_database_itself(database_url: str) -> None:
+    database = connect(database_url)
+    row = {"id": "prin_1", "project_id": "proj_none", "kind": "person", "name": "ann", "created_at_ms": 1}
+    for wrong in (row, {**row, "kind": "robot"}):
+        with pytest.raises(IntegrityError):
+            async with database.write() as connection:
+                await connection.execute(insert(principal).values(**wrong))
+    with pytest.raises(IntegrityError):
+        async with database.write() as connection:
+            for number in ("org_1", "org_2"):
+                await connection.execute(insert(organisation).values(id=number, name="acme", created_at_ms=1))
+    await database.close()
+
+
+async def test_a_database_that_is_not_at_head_is_said_to_be_so(empty_database_url: str) -> None:
+    database = connect(empty_database_url)
+    with pytest.raises(NotMigrated, match="catflap migrate"):
+        await require_head(database)
+    migrate(empty_database_url)
+    await require_head(database)
+    async with database.write() as connection:
+        await connection.execute(text("update alembic_version set version_num = 'other'"))
+    with pytest.raises(NotMigrated):
+        await require_head(database)
+    await database.close()
+
+
+def test_several_processes_may_migrate_at_once_from_anywhere(empty_database_url: str, tmp_path: Path) -> None:
+    script = "import sys; from gateway.storage.migrate import migrate; migrate(sys.argv[1])"
+    arguments = [sys.executable, "-W", "error", "-c", script, empty_database_url]
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    processes = [subprocess.Popen(arguments, cwd=tmp_path, env=environment) for _ in range(4)]
+    assert [process.wait(timeout=60) for process in processes] == [0] * 4
+    migrate(empty_database_url)  # once more: nothing to do
+
+
+def test_a_migration_that_fails_half_way_leaves_nothing_behind(empty_database_url: str) -> None:
+    engine = create_engine(driver_url(empty_database_url, SYNC_DRIVERS))
+    prepare(engine)
+    with engine.execution_options(**{WRITES: True}).begin() as connection:
+        connection.execute(text("create table request_event (request int)"))  # in the migration's way
+    with pytest.raises(Exception, match="request_event"):
+        migrate(empty_database_url)
+    assert inspect(engine).get_table_names() == ["request_event"]
+    engine.dispose()
+
+
+def test_the_first_migration_can_be_taken_back(database_url: str) -> None:
+    engine = create_engine(driver_url(database_url, SYNC_DRIVERS))
+    prepare(engine)
+    config = alembic_config()
+    with engine.execution_options(**{WRITES: True}).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
+
+
+async def test_sqlite_is_in_wal_mode_for_its_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "new folder 100%" / "catflap.db"
+    migrate(f"sqlite:///{file}")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    database = connect(f"sqlite:///{file}", timeout_s=3)
+    async with database.read() as connection:
+        for pragma, value in {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 3000, "synchronous": 2}.items():
+            assert (await connection.execute(text(f"pragma {pragma}"))).scalar_one() == value
+    await database.close()
+
+
+async def test_those_that_read_and_then_write_wait_for_each_other(database_url: str) -> None:
+    """On SQLite a transaction that reads first and then writes would fail at once while another one writes."""
+    database = connect(database_url)
+
+    async def read_then_write(name: str) -> None:
+        async with database.write() as connection:
+            await connection.execute(text("select count(*) from organisation"))
+            await connection.execute(insert(organisation).values(id=name, name=name, created_at_ms=1))
+
+    await asyncio.gather(*(read_then_write(f"org_{number}") for number in range(10)))
+    async with database.read() as connection:
+        assert (await connection.execute(text("select count(*) from organisation"))).scalar_one() == 10
+    await database.close()

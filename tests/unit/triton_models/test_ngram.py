@@ -1,0 +1,96 @@
+"""The n-gram model and the choice of a token."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tinyllm.ngram import END, Dialogue, NGram, read_dialogues
+from tinyllm.parameters import Parameters
+from tinyllm.sampling import choose, logprobs
+
+MODEL = NGram([Dialogue("q: ", "abab"), Dialogue("q: ", "abac")], order=4)
+CORPUS = Path(__file__).parents[3] / "triton_models" / "demo" / "corpus.txt"
+
+
+def after(text: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return MODEL.next([MODEL.encode(text)])[0]
+
+
+@given(st.text(max_size=8))
+def test_the_probabilities_after_any_text_sum_to_one(text: str) -> None:
+    assert after(text).sum() == pytest.approx(1.0)
+    assert (after(text) >= 0).all()
+
+
+def test_a_longer_context_decides_where_it_is_known() -> None:
+    assert after("q: ").argmax() == ord("a")
+    assert after("abac").argmax() == END
+
+
+def test_only_bytes_of_the_answers_are_possible() -> None:
+    possible = {token for token in range(MODEL.vocabulary) if after("anything")[token] > 0}
+    assert possible == {ord("a"), ord("b"), ord("c"), END}
+
+
+def test_the_corpus_is_plain_ascii_and_every_dialogue_has_an_answer() -> None:
+    text = CORPUS.read_text()
+    assert text.isascii()
+    dialogues = read_dialogues(text)
+    assert len(dialogues) > 100
+    assert all(d.answer and d.prompt.startswith("<|user|>\n") for d in dialogues)
+
+
+def test_a_dialogue_without_an_answer_is_refused() -> None:
+    with pytest.raises(ValueError, match="without"):
+        read_dialogues("<|user|>\nhello")
+
+
+def pick(weights: list[float], draws: int = 300, **parameters: object) -> Counter[int]:
+    generator = np.random.default_rng(1)
+    given_parameters = Parameters(**parameters)  # type: ignore[arg-type]
+    return Counter(choose(np.array(weights), given_parameters, {}, generator) for _ in range(draws))
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    assert set(pick([0.3, 0.4, 0.3], temperature=0.0)) == {1}
+
+
+def test_a_low_temperature_sharpens_and_does_not_underflow() -> None:
+    assert set(pick([0.3, 0.4, 0.3], temperature=0.001)) == {1}
+
+
+def test_top_k_leaves_the_k_likeliest() -> None:
+    assert set(pick([0.1, 0.3, 0.2, 0.4], top_k=2)) == {1, 3}
+
+
+def test_top_p_leaves_the_fewest_that_reach_it() -> None:
+    assert set(pick([0.1, 0.3, 0.2, 0.4], top_p=0.65)) == {1, 3}
+    assert set(pick([0.1, 0.3, 0.2, 0.4], top_p=0.05)) == {3}
+
+
+def test_draws_follow_the_probabilities() -> None:
+    counts = pick([0.2, 0.8], draws=2000)
+    assert counts[1] / 2000 == pytest.approx(0.8, abs=0.04)
+
+
+def test_a_banned_token_never_comes() -> None:
+    generator = np.random.default_rng(1)
+    drawn = {choose(np.array([0.1, 0.9]), Parameters(), {}, generator, banned=1) for _ in range(50)}
+    assert drawn == {0}
+
+
+def test_penalties_make_a_used_token_rarer() -> None:
+    greedy = Parameters(temperature=0.0, frequency_penalty=1.0)
+    distribution = np.array([0.45, 0.55])
+    assert choose(distribution, greedy, {}, np.random.default_rng(1)) == 1
+    assert choose(distribution, greedy, {1: 1}, np.random.default_rng(1)) == 0
+
+
+def test_logprobs_hold_the_chosen_token_and_the_likeliest_with_their_ranks() -> None:
+    told = logprobs(np.array([0.1, 0.2, 0.7, 0.0]), 0, 2)
+    assert list(told) == [0, 2, 1]
+    assert told[0] == (pytest.approx(np.log(0.1)), 3)
+    assert told[2] == (pytest.approx(np.log(0.7)), 1)

@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 from gateway import __version__
 from gateway.identity.epoch import connect_redis
-from gateway.settings import Settings
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import NotMigrated, require_head
 
@@ -22,10 +21,10 @@ PROBE_S = 2.0
 READY = "ready"
 
 
-def create(settings: Settings) -> Starlette:
+def create(database_url: str, redis_url: str) -> Starlette:
     """The application; it opens nothing before the first request. Raises ValueError for a URL that is no use."""
-    database = connect(settings.database(), timeout_s=PROBE_S)
-    redis = connect_redis(settings.redis(), timeout_s=PROBE_S)
+    database = connect(database_url, timeout_s=PROBE_S)
+    redis = connect_redis(redis_url, timeout_s=PROBE_S)
     probes = Probes(database, redis)
 
     @asynccontextmanager

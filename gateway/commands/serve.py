@@ -66,7 +66,12 @@ def admin() -> None:
     listener = _listen(settings.admin_host, settings.admin_port, "CATFLAP_ADMIN_PORT")
     _serve_metrics(settings.metrics_host, settings.admin_metrics_port, "CATFLAP_ADMIN_METRICS_PORT")
     config = uvicorn.Config(
-        create_admin(settings), log_config=None, access_log=False, proxy_headers=False, server_header=False, ws="none"
+        create_admin(settings.database(), settings.redis()),
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        ws="none",
     )
     server = uvicorn.Server(config)
     server.run(sockets=[listener])

@@ -31,8 +31,10 @@ async def keep_running(name: str, worker: Worker, stop: asyncio.Event) -> None:
         task = asyncio.ensure_future(worker(stop))
         try:
             await asyncio.wait({task})
-        finally:
+        except asyncio.CancelledError:
             task.cancel()
+            await asyncio.wait({task})
+            raise
         if stop.is_set() and (task.cancelled() or task.exception() is None):
             return
         restarts_total.labels(name).inc()

@@ -290,12 +290,12 @@ async def test_more_loads_at_a_time_than_allowed_are_turned_away_with_503(sqlite
 
 async def test_a_database_that_does_not_answer_means_503_within_the_timeout(sqlite: Database) -> None:
     gated = GatedDatabase(sqlite)
-    directory, key = directory_of(gated, timeout_s=0.05), await issued(sqlite)
+    directory, key = directory_of(gated, timeout_s=0.3), await issued(sqlite)
     gated.gates = [asyncio.Event()]
     with pytest.raises(Unavailable):
         await directory.resolve(key.token)
-    assert (await directory.resolve(key.token)).caller.key == key.record.id
     await directory.close()
+    assert (await directory.resolve(key.token)).caller.key == key.record.id
 
 
 async def test_exhausted_database_connections_mean_503_and_not_401(

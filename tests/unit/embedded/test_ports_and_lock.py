@@ -38,11 +38,9 @@ def test_every_port_of_the_settings_and_of_the_embedded_triton_is_checked() -> N
 
 
 def test_a_data_directory_is_held_by_one_at_a_time_and_freed(tmp_path: Path) -> None:
-    with only_one(tmp_path / "var"):
-        with pytest.raises(StartError, match="Another `catflap up` .* runs on the data directory"), only_one(
-            tmp_path / "var"
-        ):
-            pass
+    refused = pytest.raises(StartError, match=r"Another `catflap up` .* runs on the data directory")
+    with only_one(tmp_path / "var"), refused, only_one(tmp_path / "var"):
+        pass
     with only_one(tmp_path / "var"):
         pass
 

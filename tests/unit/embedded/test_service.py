@@ -69,6 +69,6 @@ def test_the_line_that_tells_why_triton_ended_is_found_in_its_log(log: str, line
 
 
 def test_a_complaint_about_a_stub_is_seen() -> None:
-    said = 'E1 python_be.cc:1] "Stub process \'demo_0_0\' is not healthy."'
+    said = "E1 python_be.cc:1] \"Stub process 'demo_0_0' is not healthy.\""
     assert stub_complaint(said) == "Stub process 'demo_0_0' is not healthy."
     assert stub_complaint("I1 all is well") is None

@@ -16,7 +16,7 @@ from gateway.embedded.redis import redis_server
 
 def test_a_missing_wheel_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(StartError, match="nvidia-pytriton.*scripts/up"):
+    with pytest.raises(StartError, match=r"nvidia-pytriton.*scripts/up"):
         triton.find_parts()
 
 
@@ -29,7 +29,7 @@ def test_a_missing_libpython_is_said_with_debians_package(monkeypatch: pytest.Mo
 def test_no_redis_server_at_all_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(StartError, match="redis-server.*CATFLAP_REDIS_URL"):
+    with pytest.raises(StartError, match=r"redis-server.*CATFLAP_REDIS_URL"):
         redis_server()
 
 

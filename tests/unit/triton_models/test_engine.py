@@ -95,9 +95,9 @@ Make = Callable[..., tuple[Engine, Count]]
 def make() -> Iterator[Make]:
     engines: list[Engine] = []
 
-    def build(model: Script, **options: int) -> tuple[Engine, Count]:
+    def build(model: Script, token_ms: float = 0, **options: int) -> tuple[Engine, Count]:
         count = Count()
-        engine = Engine(model, count, **{"token_ms": 0, **options})
+        engine = Engine(model, count, token_ms=token_ms, **options)  # type: ignore[arg-type]
         engine.start()
         engines.append(engine)
         return engine, count
@@ -233,7 +233,8 @@ def test_logprobs_come_one_object_a_token_and_add_up(make: Make) -> None:
     for step in reply.steps:
         (alternatives,) = step[0].logprobs or []
         (told,) = alternatives.values()
-        assert (told.rank, told.logprob) == (1, pytest.approx(np.log(0.9)))
+        assert told.rank == 1
+        assert told.logprob == pytest.approx(np.log(0.9))
     assert reply.steps[-1][0].cumulative_logprob == pytest.approx(3 * np.log(0.9))
 
 

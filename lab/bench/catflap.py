@@ -21,8 +21,8 @@ from lab.bench.processes import ROOT, START_S, free_port, last_line, run_once, r
 PLAN = "unlimited"
 CONTEXT_TOKENS = 100_000
 _TEMPLATE = """\
-{%- for message in messages %}<|{{ message.role }}|>
-{{ message.content }}
+{%- for message in messages %}<|{{ message['role'] }}|>
+{{ message['content'] }}
 {% endfor %}{% if add_generation_prompt %}<|assistant|>
 {% endif %}"""
 _FLEET = """\
@@ -118,11 +118,12 @@ class Catflap:
         )
 
     def settled_counts(self, at_least: int, timeout_s: float = 30.0) -> Counts:
-        """`counts`, once the ledger has taken `at_least` events and all that there are, or after `timeout_s`."""
+        """`counts`, once ledger and access log have caught up with `at_least` events and all others, or after
+        `timeout_s`: both work behind the answers."""
         deadline = time.monotonic() + timeout_s
         while True:
             now = self.counts()
-            if now.ledger_rows == now.events >= at_least or time.monotonic() > deadline:
+            if now.access_lines == now.ledger_rows == now.events >= at_least or time.monotonic() > deadline:
                 return now
             time.sleep(0.1)
 

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,8 @@ def test_however_it_ends_nothing_is_left_and_the_next_one_has_the_same_key(envir
             output, errors = running.process.communicate()
             assert output == ""
             assert all("ready after" in line for line in errors.splitlines())
-            until(lambda: all(map(gone, children)), within_s=5 if number == signal.SIGKILL else 0.1)  # noqa: B023
+            for child in children:
+                until(partial(gone, child), within_s=5)
     assert len(keys) == 1
     assert (Path(environment["CATFLAP_DATA_DIR"]) / "dev-key").stat().st_mode & 0o777 == 0o600
 
@@ -218,6 +220,25 @@ def test_a_database_that_cannot_be_used_is_said(environment: dict[str, str]) -> 
 def test_a_launched_program_ends_with_a_parent_that_is_already_gone() -> None:
     ended = subprocess.run([sys.executable, "-I", "-S", launcher, "1", "sleep", "60"], timeout=WAIT_S, check=False)
     assert ended.returncode == -signal.SIGKILL
+
+
+FAMILY = """
+import os, subprocess, sys
+launcher, script = sys.argv[1:]
+family = [sys.executable, "-I", "-S", launcher, str(os.getpid()), "sh", "-c", script]
+subprocess.run(family, start_new_session=True)
+"""
+
+
+def test_a_programs_own_children_end_with_its_parent() -> None:
+    command = [sys.executable, "-c", FAMILY, launcher, "sleep 600 & echo $$ $!; wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        family = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(family) == 2
+        parent.kill()
+        for member in family:
+            until(partial(gone, member), within_s=5)
 
 
 def test_a_program_that_is_not_there_is_said_by_the_launcher() -> None:

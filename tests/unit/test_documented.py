@@ -1,0 +1,66 @@
+"""What users rely on is written down: settings, error codes, metrics, commands, schemas."""
+
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from gateway.cli import COMMANDS
+from gateway.core import errors
+from gateway.fleet.file import fleet_schema
+from gateway.limits.plans import parse_plan, plan_schema
+from gateway.quota import reclaim
+from gateway.settings import Settings
+from gateway.telemetry import metrics
+from gateway.workers import ledger
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    text = (DOCS / "settings.md").read_text()
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        assert f"| `CATFLAP_{name.upper()}` | {default} |" in text
+
+
+def test_every_error_code_is_documented_with_its_status() -> None:
+    text = (DOCS / "errors.md").read_text()
+    for _, error in inspect.getmembers(errors, inspect.isclass):
+        if error.code is not None and error is not errors.ApiError:
+            assert f"| {error.status} | `{error.code}` |" in text
+
+
+def test_every_metric_is_documented() -> None:
+    assert {metrics.__name__, ledger.__name__, reclaim.__name__}  # the modules that define them
+    text = (DOCS / "operations.md").read_text()
+    names = {family.name for family in REGISTRY.collect() if family.name.startswith("catflap_")}
+    assert len(names) > 10
+    missing = [name for name in names if not re.search(rf"`{name}(_total)?[`,]", text)]
+    assert not missing
+
+
+def test_every_command_is_in_the_readme_or_the_operations_page() -> None:
+    text = (
+        (ROOT / "README.md").read_text() + (DOCS / "operations.md").read_text() + (DOCS / "performance.md").read_text()
+    )
+    assert not [name for name in COMMANDS if f"catflap {name}" not in text]
+
+
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [("triton_models/fleet.schema.json", fleet_schema()), ("policies/plans/plan.schema.json", plan_schema())],
+)
+def test_the_published_schemas_are_those_of_the_code(path: str, schema: object) -> None:
+    assert json.loads((ROOT / path).read_text()) == json.loads(json.dumps(schema))
+
+
+def test_the_shipped_plans_load_under_their_own_names() -> None:
+    folder = ROOT / "policies" / "plans"
+    plans = {path.stem: parse_plan(path.read_bytes(), path.name) for path in folder.glob("*.yaml")}
+    assert set(plans) == {"free", "standard", "unlimited"}
+    assert all(plan.metadata.id == name for name, plan in plans.items())

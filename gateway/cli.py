@@ -16,7 +16,7 @@ from gateway import __version__
 COMMANDS = {
     "up": "gateway.commands.up:up",
     "serve": "gateway.commands.serve:serve",
-    "admin": "gateway.commands.serve:admin",
+    "admin": "gateway.commands.admin:admin",
     "work": "gateway.commands.work:work",
     "migrate": "gateway.commands.work:migrate",
     "key": "gateway.commands.key:app",

@@ -9,20 +9,18 @@ from gateway.identity.issue import IssuedKey
 from tests.support.eventually import eventually
 from tests.support.gateways import World, in_the_world
 from tests.support.http import Answer
+from tests.support.triton import Generation
 
 pytestmark = in_the_world
 
 RACERS = 50
-PROMPT_TOKENS = len("user: hi\n") - 1  # Jinja2 drops the last line feed of a block's line
 
 
 async def race(world: World, key: IssuedKey, **fields: object) -> list[Answer]:
     """50 clients at once, half of them at each gateway, which both know the key already."""
     for gateway in world.gateways:
         assert (await gateway.get("/v1/models", key.token)).status == 200
-    return list(
-        await asyncio.gather(*(world.gateways[i % 2].chat(key.token, **fields) for i in range(RACERS)))
-    )
+    return list(await asyncio.gather(*(world.gateways[i % 2].chat(key.token, **fields) for i in range(RACERS))))
 
 
 async def finished(world: World, key: IssuedKey, count: int) -> list[RequestEvent]:
@@ -50,19 +48,26 @@ async def test_of_fifty_racing_requests_exactly_the_seven_pass_that_the_limit_ha
 async def test_of_fifty_racing_requests_exactly_the_seven_pass_whose_tokens_fit(world: World) -> None:
     key = await world.key("seven_hundred_tokens")
     prompt = "x" * (30 - len("user: \n"))  # 30 tokens with the template, and 70 for the answer
+    gate = asyncio.Event()
+
+    async def hold_then_say(generation: Generation) -> None:
+        await gate.wait()
+        await generation.say("Hello", " world")
+
     for triton in world.tritons:
         triton.behave = hold_then_say  # nothing is given back before all have asked
-    asked = asyncio.create_task(race(world, key, messages=[{"role": "user", "content": prompt}], max_tokens=70))
-    await eventually(lambda: sum(len(triton.generations) for triton in world.tritons) == 7, what="seven generations")
-    answers = await asked
+    tasks = [
+        asyncio.create_task(
+            world.gateways[i % 2].chat(key.token, messages=[{"role": "user", "content": prompt}], max_tokens=70)
+        )
+        for i in range(RACERS)
+    ]
+    await eventually(lambda: sum(task.done() for task in tasks) == RACERS - 7, what="the refusal of all but seven")
+    gate.set()
+    answers = await asyncio.gather(*tasks)
     assert sorted(answer.status for answer in answers) == [200] * 7 + [429] * (RACERS - 7)
     assert {event.reserved_tokens for event in await finished(world, key, 7)} == {100}
     assert await world.used(key, "tokens_per_minute") == 7 * 7  # 5 prompt tokens and 2 words told by the backend
-
-
-async def hold_then_say(generation: object) -> None:
-    await asyncio.sleep(0.8)
-    await generation.say("Hello", " world")  # type: ignore[attr-defined]
 
 
 async def test_a_refusal_says_when_to_come_back_and_where_every_limit_stands(world: World) -> None:
@@ -104,7 +109,11 @@ async def test_a_request_that_could_never_fit_its_limit_is_told_so_and_takes_not
     key = await world.key("seven_hundred_tokens")
     answer = await world.gateway.chat(key.token, max_tokens=700)
     body = await answer.json()
-    assert (answer.status, body["error"]["code"], body["error"]["param"]) == (400, "request_exceeds_limit", "max_tokens")
+    assert (answer.status, body["error"]["code"], body["error"]["param"]) == (
+        400,
+        "request_exceeds_limit",
+        "max_tokens",
+    )
     assert await world.used(key, "requests_per_minute") == 0
 
 

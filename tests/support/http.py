@@ -14,7 +14,8 @@ class Answer:
         self._writer = writer
         self.status = status
         self.headers = {
-            name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in head.splitlines())
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head.splitlines())
         }
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -127,4 +127,6 @@ def _record(services: Services, call: Call) -> None:
         tally.served(name, call.usage.prompt_tokens, call.usage.completion_tokens, ttft)
         if call.attempts > 1:
             tally.retry(name)
+        if call.usage.prompt_tokens + call.usage.completion_tokens > call.tokens:
+            tally.overrun(name)
     services.access_log.add(call.line())

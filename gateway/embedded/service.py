@@ -32,8 +32,8 @@ class Service:
     ready_within_s: float = 30.0
     stop_within_s: float = 5.0
     """After SIGTERM; then SIGKILL."""
-    prepare: Callable[[], None] = _nothing
-    """Called before each start: what an earlier life left behind is cleared away. May raise StartError."""
+    clear: Callable[[], None] = _nothing
+    """Clears away what a killed life left behind: called before each start and after the last end."""
     illness: Callable[[int, "LogReader"], str | None] = field(default=lambda pid, log: None)
     """Asked four times a second while process `pid` lives: why it is of no use any more, or None."""
     decisive: Callable[[str], str] = lambda text: last_line(text)

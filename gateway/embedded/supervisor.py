@@ -60,6 +60,7 @@ class Supervisor:
             await self._ask_to_end()
         finally:
             await self._end()
+            self.service.clear()
 
     async def _ask_to_end(self) -> None:
         if self._process is None or self._process.returncode is not None:
@@ -96,7 +97,7 @@ class Supervisor:
 
     async def _live(self) -> None:
         service = self.service
-        service.prepare()
+        service.clear()
         service.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = LogReader(service.log)
         self._began = time.monotonic()

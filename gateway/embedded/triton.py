@@ -66,7 +66,7 @@ def triton_service(fleet: Fleet, endpoint: Endpoint, data_dir: Path) -> Service:
         ready=lambda: http_ok(host, port, "/v2/health/ready"),
         ready_within_s=60,
         stop_within_s=EXIT_TIMEOUT_S + 3,
-        prepare=lambda: clear_shared_memory(prefix),
+        clear=lambda: clear_shared_memory(prefix),
         illness=lambda pid, log: dead_stub(pid, len(_models(fleet, endpoint))) or stub_complaint(log.new_text()),
         decisive=decisive_line,
     )
@@ -126,6 +126,8 @@ def dead_stub(pid: int, wanted: int) -> str | None:
 
     The server itself stays "ready" without its stub, and keeps the dead one as a zombie.
     """
+    if not Path(f"/proc/{pid}/task/{pid}/children").exists():
+        return None  # just ended (the supervisor sees that itself), or a kernel that does not list children
     living = sum(_lives(child) for child in _children(pid))
     return None if living >= wanted else f"a model's process is gone ({living} of {wanted} live)"
 

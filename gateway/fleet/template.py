@@ -40,10 +40,14 @@ def read_template(path: Path) -> Renderer:
     except TemplateSyntaxError as problem:
         raise FleetError(f"The chat template {path}, line {problem.lineno}: {problem.message}.") from problem
 
+    given = {**template.globals, "add_generation_prompt": True}
+
     def render(messages: tuple[Message, ...]) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return template.render(messages=turns, add_generation_prompt=True)
+            # What `template.render` does, less a copy of the globals for each request (half of its time).
+            context = template.new_context({**given, "messages": turns}, shared=True)
+            return "".join(template.root_render_func(context))
         except TemplateError as problem:
             raise InvalidRequest(
                 "These messages do not fit this model's chat template (order of roles, perhaps).",

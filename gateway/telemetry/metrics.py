@@ -21,6 +21,7 @@ first_tokens = Histogram(
     "catflap_time_to_first_token_seconds", "From request to first token", ["model"], buckets=SECONDS
 )
 retries = Counter("catflap_upstream_retries", "Generations that went to a second endpoint", ["model"])
+overruns = Counter("catflap_reservation_overruns", "Requests that used more than was reserved", ["model"])
 in_flight = Gauge("catflap_in_flight_requests", "Requests under way", multiprocess_mode="livesum")
 tasks = Gauge("catflap_asyncio_tasks", "asyncio tasks alive", multiprocess_mode="livesum")
 redis_ready = Gauge("catflap_redis_ready", "Workers with a working connection to Redis", multiprocess_mode="livesum")
@@ -41,6 +42,7 @@ class Tally:
         self._tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._denials: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._retries: defaultdict[str, int] = defaultdict(int)
+        self._overruns: defaultdict[str, int] = defaultdict(int)
         self._durations: list[tuple[str, float]] = []
         self._first_tokens: list[tuple[str, float]] = []
 
@@ -68,6 +70,10 @@ class Tally:
         """A generation went to a second endpoint."""
         self._retries[model] += 1
 
+    def overrun(self, model: str) -> None:
+        """A backend counted more tokens than the upper bound that was reserved: its fleet entry is wrong."""
+        self._overruns[model] += 1
+
     def fold(self) -> None:
         """Hand everything over to Prometheus."""
         for (endpoint, model, status), n in _drain(self._requests):
@@ -80,6 +86,8 @@ class Tally:
             denials.labels(*pair).inc(n)
         for model, n in _drain(self._retries):
             retries.labels(model).inc(n)
+        for model, n in _drain(self._overruns):
+            overruns.labels(model).inc(n)
         _observe(durations, self._durations)
         _observe(first_tokens, self._first_tokens)
         in_flight.set(self.in_flight)

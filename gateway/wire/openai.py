@@ -4,6 +4,7 @@ Schema: OpenAI API reference, "Create chat completion" and "Create completion", 
 """
 
 import re
+from operator import attrgetter
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -121,6 +122,10 @@ _CHAT_UNSUPPORTED = (
 )  # fmt: skip
 _COMPLETION_UNSUPPORTED = ("best_of", "echo", "suffix")
 _MESSAGE_UNSUPPORTED = ("tool_calls", "tool_call_id", "function_call", "audio", "annotations", "name")
+# One call for all of them: nearly every request has none, and loops over names cost more than the JSON itself.
+_chat_extras = attrgetter(*_CHAT_UNSUPPORTED)
+_completion_extras = attrgetter(*_COMPLETION_UNSUPPORTED)
+_message_extras = attrgetter(*_MESSAGE_UNSUPPORTED)
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
@@ -142,7 +147,7 @@ def decode_completion(body: bytes) -> CompletionRequest:
 
 def chat_prompt(request: ChatRequest, abilities: frozenset[str]) -> Prompt:
     """The neutral form of a chat, for a model with these abilities. Raises InvalidRequest, UnsupportedParameter."""
-    _refuse(request, _CHAT_UNSUPPORTED)
+    _refuse(_CHAT_UNSUPPORTED, _chat_extras(request))
     top = request.top_logprobs
     if top is not None and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
@@ -162,7 +167,7 @@ def chat_prompt(request: ChatRequest, abilities: frozenset[str]) -> Prompt:
 
 def completion_prompt(request: CompletionRequest, abilities: frozenset[str]) -> Prompt:
     """The neutral form of a completion, for a model with these abilities. Raises InvalidRequest."""
-    _refuse(request, _COMPLETION_UNSUPPORTED)
+    _refuse(_COMPLETION_UNSUPPORTED, _completion_extras(request))
     texts = (request.prompt,) if isinstance(request.prompt, str) else tuple(request.prompt)
     if not all(isinstance(text, str) for text in texts):
         raise UnsupportedParameter("Unsupported parameter: 'prompt' as token ids; send text.", param="prompt")
@@ -209,9 +214,10 @@ def _explain(problem: str) -> InvalidRequest:
     return InvalidRequest(f"{where}: {sentence.replace('`', '')}.", param=param)
 
 
-def _refuse(request: ChatRequest | CompletionRequest, names: tuple[str, ...]) -> None:
-    for name in names:
-        value = getattr(request, name)
+def _refuse(names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+    if values.count(None) == len(values):
+        return
+    for name, value in zip(names, values, strict=True):
         if value is not None and value not in _HARMLESS.get(name, ()):
             raise UnsupportedParameter(
                 f"Unsupported parameter: '{name}' is not supported with this model. Leave it out.", param=name
@@ -219,7 +225,16 @@ def _refuse(request: ChatRequest | CompletionRequest, names: tuple[str, ...]) ->
 
 
 def _message(message: ChatMessage, index: int) -> Message:
-    where = f"messages[{index}]"
+    role = _ROLES.get(message.role)
+    extras = _message_extras(message)
+    if role is None or extras.count(None) != len(extras):
+        role = _checked_role(message, extras, f"messages[{index}]")
+    if type(message.content) is str and message.refusal is None:
+        return Message(role, message.content)
+    return Message(role, _text(message, f"messages[{index}]"))
+
+
+def _checked_role(message: ChatMessage, extras: tuple[Any, ...], where: str) -> str:
     role = _ROLES.get(message.role)
     if role is None:
         if message.role in ("tool", "function"):
@@ -229,13 +244,13 @@ def _message(message: ChatMessage, index: int) -> Message:
         raise InvalidRequest(
             f"Invalid value for '{where}.role': use system, developer, user or assistant.", param=f"{where}.role"
         )
-    for name in _MESSAGE_UNSUPPORTED:
-        if getattr(message, name) not in (None, []):
+    for name, value in zip(_MESSAGE_UNSUPPORTED, extras, strict=True):
+        if value not in (None, []):
             raise UnsupportedParameter(
                 f"Unsupported parameter: '{where}.{name}' is not supported with this model. Leave it out.",
                 param=f"{where}.{name}",
             )
-    return Message(role, _text(message, where))
+    return role
 
 
 def _text(message: ChatMessage, where: str) -> str:

@@ -89,6 +89,7 @@ class Ledger:
             try:
                 await self.session(stop, backoff)
             except Outage as outage:
+                end_if_cancelled()
                 self._note(outage)
                 await backoff.wait(stop)
 
@@ -98,6 +99,7 @@ class Ledger:
         checked = -CHECK_S
         while not stop.is_set():
             await self.round()
+            end_if_cancelled()
             if time.monotonic() - checked >= CHECK_S:
                 await self.check()
                 checked = time.monotonic()
@@ -187,6 +189,14 @@ class Ledger:
         if self._outage is not None:
             log.info("ledger_goes_on", dependency=self._outage)
         self._outage = None
+
+
+def end_if_cancelled() -> None:
+    """Drivers turn a cancellation into an error of their own, or lose it, when it meets them at the wrong moment (seen
+    with psycopg 3.3 and aiosqlite 0.22); a loop that takes errors for outages would then never end."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 @contextmanager

@@ -38,11 +38,11 @@ async def rejects(database: Database) -> list[dict[str, Any]]:
 
 
 class WatchedDatabase(Database):
-    """A real database that tells when something was committed."""
+    """A real database that tells when something was committed, by itself or by the `other` one."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, other: "WatchedDatabase | None" = None) -> None:
         super().__init__(database.engine)
-        self._committed = asyncio.Condition()
+        self._committed: asyncio.Condition = other._committed if other else asyncio.Condition()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:

@@ -1,20 +1,24 @@
 """How long a worker waits before it tries again."""
 
 import asyncio
+from collections.abc import Coroutine
 
-from gateway.workers import backoff
+import pytest
+
 from gateway.workers.backoff import Backoff
 
 
-async def test_the_waits_double_from_a_tenth_of_a_second_to_five_seconds(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+async def test_the_waits_double_from_a_tenth_of_a_second_to_five_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     waits: list[float] = []
 
-    async def no_wait(event, seconds):  # type: ignore[no-untyped-def]
+    async def no_wait(event: Coroutine[None, None, bool], seconds: float) -> None:
         event.close()
         waits.append(seconds)
         raise TimeoutError
 
-    monkeypatch.setattr(backoff.asyncio, "wait_for", no_wait)
+    monkeypatch.setattr(asyncio, "wait_for", no_wait)
     pause, stop = Backoff(), asyncio.Event()
     for _ in range(8):
         await pause.wait(stop)

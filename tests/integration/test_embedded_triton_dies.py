@@ -113,3 +113,4 @@ def test_nothing_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
         (stub,) = stubs(server)
         parent.kill()
         until(lambda: gone(server) and gone(stub), within_s=5)
+    parts.clear_shared_memory(parts.shared_memory_prefix(tmp_path / "triton"))  # as the next start would

@@ -102,7 +102,11 @@ def up(environment: dict[str, str]) -> Iterator[Up]:
         try:
             yield Up(process, environment)
         finally:
-            process.kill()
+            process.terminate()  # not kill: its shared memory would stay until the next start, which never comes
+            try:
+                process.wait(STOPPED_S)
+            finally:
+                process.kill()
 
 
 def refusal(environment: dict[str, str]) -> str:

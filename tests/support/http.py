@@ -12,6 +12,7 @@ class Answer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: int, head: str) -> None:
         self._reader = reader
         self._writer = writer
+        self._loop = asyncio.get_running_loop()
         self.status = status
         self.headers = {
             name.strip().lower(): value.strip()
@@ -46,7 +47,8 @@ class Answer:
         self._writer.transport.abort()
 
     def __del__(self) -> None:
-        self._writer.transport.abort()
+        if not self._loop.is_closed():
+            self.leave()
 
 
 def request_bytes(

@@ -42,10 +42,12 @@ class WatchedDatabase(Database):
 
     def __init__(self, database: Database, other: "WatchedDatabase | None" = None) -> None:
         super().__init__(database.engine)
+        self.tried = asyncio.Event()
         self._committed: asyncio.Condition = other._committed if other else asyncio.Condition()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
+        self.tried.set()
         async with super().write() as connection:
             yield connection
         async with self._committed:

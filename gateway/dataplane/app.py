@@ -34,7 +34,7 @@ class DataPlane:
     def __init__(self, lifespan: Lifespan) -> None:
         self._lifespan = lifespan
         self._services: Services | None = None
-        self._router: ASGIApp = Starlette(
+        app = Starlette(
             routes=[
                 Route("/v1/models", self._list_models),
                 Route("/v1/models/{model:path}", self._show_model),
@@ -45,6 +45,8 @@ class DataPlane:
             lifespan=self._run,
             exception_handlers={ApiError: _tell, HTTPException: _tell_http, Exception: _tell_fault},
         )
+        app.router.redirect_slashes = False  # the redirect would be built from the Host header
+        self._router: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. Paths are matched on `scope["path"]` alone; the Host header decides nothing."""

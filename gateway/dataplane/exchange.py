@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -15,6 +16,8 @@ Stopped = Literal["gone", "timeout", "body"]
 
 WATCH_AFTER_S = 0.05
 """Quick answers are never watched: the watch costs a task, and starts only when a request has run for so long."""
+LAST_WORDS_S = 2.0
+"""The longest wait for a client that is behind to take the error that ends its stream."""
 
 _JSON = (b"content-type", b"application/json")
 _STREAM_HEADERS = (
@@ -169,7 +172,9 @@ class Exchange:
         """Tell an error: as the answer, or, when a stream has begun, as its last frame."""
         body = msgspec.json.encode(error.body())
         if self._started:
-            await self.end_stream(frame(body) + DONE)
+            with suppress(TimeoutError):  # a client that does not read must not hold the request for ever
+                async with asyncio.timeout(LAST_WORDS_S):
+                    await self.end_stream(frame(body) + DONE)
             return
         await self._whole(error.status, body, [*headers, *error_headers(error)])
 

@@ -44,16 +44,24 @@ class Several:
     def __init__(self, choices: list[Choice]) -> None:
         self._reads = {asyncio.create_task(choice.read()): choice for choice in choices}
 
+    @property
+    def finished(self) -> bool:
+        """Every choice's last delta has been handed out by `read` (a choice may know its end before that)."""
+        return not self._reads
+
     async def read(self) -> list[Delta]:
         """The next deltas of any choice; empty when all have finished."""
         deltas: list[Delta] = []
         while self._reads and not deltas:
             done, _ = await asyncio.wait(self._reads, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            failed = {task for task in done if task.exception() is not None}
+            for task in done - failed:
                 choice = self._reads.pop(task)
                 deltas += task.result()
                 if not choice.finished:
                     self._reads[asyncio.create_task(choice.read())] = choice
+            if failed and not deltas:  # otherwise the next read meets it: what was generated is told and charged first
+                failed.pop().result()
         return deltas
 
     def close(self) -> None:

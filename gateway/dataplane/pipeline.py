@@ -83,7 +83,8 @@ async def _check_epoch(services: Services, call: Call, token: str, known: Known)
         return
     try:
         await services.directory.refresh(token, call.reservation.epoch)
-    except ApiError:
+    except ApiError as error:
+        call.error = error  # its status is in the event that settles
         _settle(services, call, "refused")
         raise
 
@@ -94,7 +95,8 @@ async def _stopped(services: Services, call: Call) -> None:
     if why == "gone":
         _settle(services, call, "cancelled")
     elif why == "body":
-        await _fail(services, call, RequestTimeout("The body did not arrive in time. Send it again."))
+        await _fail(services, call, RequestTimeout("The body did not arrive in time. Send it again.",
+                                                     headers=((b"connection", b"close"),)))  # fmt: skip
     else:
         await _fail(services, call, UpstreamTimeout("The answer took too long.", detail="request timeout"))
 

@@ -37,14 +37,14 @@ async def _stream(
     exchange = call.exchange
     frames = b""
     while deltas := await source.read():
+        for delta in deltas:
+            call.count(delta)
         if call.first_token_ms is None:
             call.first_token_ms = exchange.elapsed_ms()
             await exchange.begin_stream(limit_headers(call.reservation.states))
-        for delta in deltas:
-            call.count(delta)
         quota.progress(exchange.request_id, call.usage.prompt_tokens, call.usage.completion_tokens)
         frames = b"".join([writer.delta(delta) for delta in deltas])
-        if all(choice.finished for choice in choices):
+        if source.finished:
             break
         if frames:
             await exchange.write(frames)
@@ -68,7 +68,7 @@ async def _whole(
             call.count(delta)
             gathered[delta.choice].add(delta)
         quota.progress(exchange.request_id, call.usage.prompt_tokens, call.usage.completion_tokens)
-        if all(choice.finished for choice in choices):
+        if source.finished:
             break
     settle()
     await exchange.answer(writer.whole(gathered, call.usage), limit_headers(call.reservation.states))

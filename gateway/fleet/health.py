@@ -84,7 +84,10 @@ class Health:
 
     async def _fits(self, client: triton.InferenceServerClient, model: Model, pair: tuple[str, str]) -> bool:
         """Hold the live model against its adapter before any request goes there."""
-        problems = await misfits(client, model)
+        try:
+            problems = await misfits(client, model)
+        except (ValueError, TypeError, AttributeError, LookupError):  # one bad server must not end the watch over all
+            problems = [f"{model.triton.name}: what answers there does not speak Triton's language."]
         if problems and self._wrong.get(pair) != problems[0]:
             log.error("model_does_not_fit", endpoint=pair[0], model=pair[1], problem=problems[0])
             self._wrong[pair] = problems[0]

@@ -20,13 +20,14 @@ ATTEMPTS = 2
 class Choice:
     """One choice's generation, its responses decoded."""
 
-    __slots__ = ("_decoder", "_ended", "_first", "_generation", "_router", "attempts", "endpoint")
+    __slots__ = ("_decoder", "_ended", "_failure", "_first", "_generation", "_router", "attempts", "endpoint")
 
     def __init__(self, router: "Router", endpoint: str, generation: Generation, decoder: vllm.Decoder) -> None:
         self._router = router
         self._generation = generation
         self._decoder = decoder
         self._first: list[Delta] | None = None
+        self._failure: UpstreamFailed | None = None  # came behind deltas, which are told (and charged) first
         self.endpoint = endpoint
         self.attempts = 1
         self._ended = False
@@ -50,12 +51,20 @@ class Choice:
         return await self._read()
 
     async def _read(self) -> list[Delta]:
+        if self._failure is not None:
+            raise self._failure
         responses = await self._generation.read()
         if not responses:
             raise UpstreamFailed("The model's server ended the answer too early.", detail="no finish reason")
-        deltas = []
+        deltas: list[Delta] = []
         for response in responses:
-            delta = self._decoder.delta(response)
+            try:
+                delta = self._decoder.delta(response)
+            except UpstreamFailed as problem:
+                if not deltas:
+                    raise
+                self._failure = problem
+                break
             deltas.append(delta)
             if delta.finish_reason is not None:
                 self._ended = True

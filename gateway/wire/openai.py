@@ -15,6 +15,8 @@ from gateway.core.prompt import Message, Prompt, Sampling
 
 MAX_CHOICES = 16
 """Choices of one request, prompts times `n`: each is a generation of its own on a GPU."""
+LONGEST_NAME = 200
+"""Characters of a field's name that an error repeats."""
 
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
@@ -32,9 +34,13 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
-class Part(Struct):
+class Part(Struct, forbid_unknown_fields=True):
     type: str
     text: str | None = None
+    image_url: Any = None
+    input_audio: Any = None
+    file: Any = None
+    refusal: Any = None
 
 
 class ChatMessage(Struct, forbid_unknown_fields=True):
@@ -202,10 +208,10 @@ def _decode(decoder: msgspec.json.Decoder[Request], body: bytes) -> Request:
 def _explain(problem: str) -> InvalidRequest:
     """msgspec's sentence in a client's words, with the place as `param`. Values are never in it."""
     place = _PLACE.search(problem)
-    param = place[1] if place and place[1] not in ("", "...") else None
+    param = place[1][:LONGEST_NAME] if place and place[1] not in ("", "...") else None
     sentence = problem[: place.start()] if place else problem
     if unknown := _UNKNOWN.search(problem):
-        name = f"{param}.{unknown[1]}" if param else unknown[1]
+        name = (f"{param}.{unknown[1]}" if param else unknown[1])[:LONGEST_NAME]  # the client chose it
         return UnsupportedParameter(f"Unsupported parameter: '{name}' is not known here.", param=name)
     if missing := _MISSING.search(problem):
         name = f"{param}.{missing[1]}" if param else missing[1]
@@ -273,6 +279,12 @@ def _text(message: ChatMessage, where: str) -> str:
                 f"Unsupported parameter: '{where}.content[{i}]' of type '{part.type[:40]}': this model reads text.",
                 param=f"{where}.content[{i}].type",
             )
+        for name in ("image_url", "input_audio", "file", "refusal"):
+            if getattr(part, name) is not None:
+                raise UnsupportedParameter(
+                    f"Unsupported parameter: '{where}.content[{i}].{name}': this model reads text.",
+                    param=f"{where}.content[{i}].{name}",
+                )
         if part.text is None:
             raise InvalidRequest(
                 f"Missing required parameter: '{where}.content[{i}].text'.", param=f"{where}.content[{i}].text"

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_IDLE, _IOWAIT = 3, 4  # fields of the first line of /proc/stat, behind its name
 _UTIME, _STIME = 11, 12  # fields of /proc/PID/stat, counted from the one behind the name in brackets
 
 
@@ -27,6 +28,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += int(fields[_UTIME]) + int(fields[_STIME])
     return ticks / _TICKS_A_SECOND
+
+
+def machine_cpu_seconds() -> float:
+    """CPU time that everything on this machine has used since it began."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return (sum(fields) - fields[_IDLE] - fields[_IOWAIT]) / _TICKS_A_SECOND
 
 
 def peak_memory_mb(pids: Iterable[int]) -> float:

@@ -30,14 +30,15 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.format(msgspec.json.encode(self)).decode()
 
     def markdown(self) -> str:
-        """The table, the proof and the verdict."""
+        """The tables, the proof, the verdict, and whether the machine was quiet."""
         parts = [report.table(self.rounds), report.cores_table(self.rounds)]
         proofs = [f"- {proof.summary(measured)}" for measured in self.rounds.get(CATFLAP, [])]
         if proofs:
             parts.append("\n".join(["Everything was on, round by round:", "", *proofs]))
         if self.verdict is not None:
             parts.append(_sentences(self.verdict))
-        return "\n\n".join(parts)
+        parts.append(report.disturbance(self.rounds))
+        return "\n\n".join(part for part in parts if part)
 
 
 def run(

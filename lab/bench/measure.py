@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from lab.bench import traffic, triton_answers
-from lab.bench.accounting import cpu_seconds, peak_memory_mb, tree
+from lab.bench.accounting import cpu_seconds, machine_cpu_seconds, peak_memory_mb, tree
 from lab.bench.catflap import Counts
 from lab.bench.client import Answer, Client
 from lab.bench.errors import BenchError
@@ -32,7 +32,8 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     cpu_ms: float
     """CPU milliseconds that the peer's own processes used for each answered request."""
     cores: dict[str, float]
-    """Cores in use meanwhile, by what used them: `peer`, `mock`, `wrk` and the processes beside the peer."""
+    """Cores in use meanwhile, by what used them: `peer`, `mock`, `wrk`, the processes beside the peer, and `other`: all
+    that is no part of the benchmark."""
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +128,8 @@ def _load(url: str, peer: Running, body: Path, parts: Mapping[str, int], *, conn
     def used() -> dict[str, float]:
         children = resource.getrusage(resource.RUSAGE_CHILDREN)  # of those that have ended: here, wrk
         seconds_used = {name: cpu_seconds(pids) for name, pids in groups.items()}
-        return seconds_used | {"wrk": children.ru_utime + children.ru_stime}
+        known = seconds_used | {"wrk": children.ru_utime + children.ru_stime}
+        return known | {"other": machine_cpu_seconds() - sum(known.values())}
 
     before, start = used(), time.perf_counter()
     report = drive(url, peer.key, body, connections=connections, seconds=seconds)
@@ -136,7 +138,7 @@ def _load(url: str, peer: Running, body: Path, parts: Mapping[str, int], *, conn
     return Load(
         wrk=report,
         cpu_ms=spent["peer"] * 1000 / max(report.requests, 1),
-        cores={name: cpu / wall for name, cpu in spent.items()},
+        cores={name: max(0.0, cpu / wall) for name, cpu in spent.items()},
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from lab.bench.measure import Measurement
+from lab.bench.measure import Load, Measurement
 from lab.bench.peers import CATFLAP, PLAIN_FLOOR, REDIS_FLOOR
 from lab.bench.proof import shortcomings
 
@@ -17,6 +17,9 @@ THROUGHPUT_BUDGET = 1.0
 """At least so many times the redis floor's requests a second at 32 connections."""
 STREAM_CPU_BUDGET = 1.1
 """At most so many times the plain floor's CPU for a stream of 50 chunks."""
+
+DISTURBED_CORES = 0.2
+"""Work of others on the machine, in cores, from which on a load is said to have been disturbed."""
 
 Rounds = Mapping[str, Sequence[Measurement]]
 """Peer -> its measurement in each round."""
@@ -50,6 +53,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def within_budget(self) -> bool:
         return not self.problems
+
+
+def _loads(m: Measurement) -> tuple[Load, ...]:
+    return m.one, m.many, m.stream
 
 
 def _throughput(m: Measurement) -> float:
@@ -105,6 +112,19 @@ def cores_table(rounds: Rounds) -> str:
     return "\n".join(lines)
 
 
+def disturbance(rounds: Rounds) -> str:
+    """A sentence if something else kept the machine busy during a load; empty if nothing did."""
+    others = [load.cores.get("other", 0.0) for measured in rounds.values() for m in measured for load in _loads(m)]
+    worst = max(others, default=0.0)
+    if worst < DISTURBED_CORES:
+        return ""
+    share = sum(other >= DISTURBED_CORES for other in others)
+    return (
+        f"Disturbed: other work used up to {worst:.1f} cores, during {share} of {len(others)} loads. "
+        "Read the ratios of CPU, not those of throughput, or run it again on a quiet machine."
+    )
+
+
 def verdict(rounds: Rounds) -> Verdict:
     """Catflap against its budget. Raises KeyError if a floor or Catflap was not measured."""
     gateway = rounds[CATFLAP]
@@ -124,7 +144,7 @@ def verdict(rounds: Rounds) -> Verdict:
     problems += [
         f"{failures} requests of the {peer} failed."
         for peer, measured in rounds.items()
-        if (failures := sum(load.wrk.failures for m in measured for load in (m.one, m.many, m.stream)))
+        if (failures := sum(load.wrk.failures for m in measured for load in _loads(m)))
     ]
     return Verdict(throughput=throughput, stream_cpu=stream_cpu, problems=tuple(problems))
 

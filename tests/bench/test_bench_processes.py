@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.bench import processes
-from lab.bench.accounting import cpu_seconds, peak_memory_mb, tree
+from lab.bench.accounting import cpu_seconds, machine_cpu_seconds, peak_memory_mb, tree
 from lab.bench.errors import BenchError
 
 PARENT = """\
@@ -96,8 +96,9 @@ def test_sigterm_leaves_the_run_through_its_exits() -> None:
 
 
 def test_cpu_time_is_counted_while_it_is_used() -> None:
-    before = cpu_seconds([os.getpid()])
+    before, machine_before = cpu_seconds([os.getpid()]), machine_cpu_seconds()
     deadline = time.monotonic() + 10
     while cpu_seconds([os.getpid()]) < before + 0.05:
         assert time.monotonic() < deadline
+    assert machine_cpu_seconds() > machine_before
     assert cpu_seconds([2**22 + 1]) == 0  # no such process

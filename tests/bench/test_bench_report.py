@@ -75,6 +75,17 @@ def test_the_table_of_cores_leaves_a_gap_for_a_part_that_a_peer_does_not_have() 
     assert lines[2:] == ["| plain floor | 1.00 |  |", "| redis floor | 1.00 | 0.25 |"]
 
 
+def test_a_run_beside_other_work_says_so() -> None:
+    quiet, busy = measured(), measured()
+    quiet.many.cores["other"] = 0.19
+    busy.stream.cores["other"] = 0.96
+    assert report.disturbance({PLAIN_FLOOR: [quiet]}) == ""
+    assert report.disturbance({PLAIN_FLOOR: [quiet, busy]}).startswith(
+        "Disturbed: other work used up to 1.0 cores, during 1 of 6 loads."
+    )
+    assert report.disturbance({}) == ""
+
+
 def test_a_run_at_the_edge_of_the_budget_is_within_it() -> None:
     found = report.verdict(three([measured(1000, 2.2, counted=counts())], [measured(1000)], [measured(5000, 2.0)]))
     assert found.within_budget

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
+
+import pytest
 
 from tests.support.gateways import World, in_the_world
 from tests.support.http import Answer
-from tests.support.triton import Generation, event
+from tests.support.triton import FakeTriton, Generation, event
 
 pytestmark = in_the_world
 
@@ -36,27 +39,28 @@ async def be_silent(generation: Generation) -> None:
     await generation.gone.wait()
 
 
-async def test_a_refusal_before_the_first_token_goes_once_to_the_other_endpoint(world: World) -> None:
-    for failing in (refuse, err_at_once, hang_up):
-        world.tritons[0].behave = world.tritons[1].behave = failing
-        served: list[Generation] = []
+@pytest.mark.parametrize("failing", [refuse, err_at_once, hang_up])
+async def test_a_failure_before_the_first_token_goes_once_to_the_other_endpoint(
+    world: World, failing: Callable[[Generation], Awaitable[None]]
+) -> None:
+    bad: list[FakeTriton] = []
 
-        async def second_time_lucky(generation: Generation, failing=failing, served=served) -> None:  # type: ignore[no-untyped-def]
-            served.append(generation)
-            await (failing(generation) if len(served) == 1 else generation.say("Hello", " world"))
+    def whoever_is_asked_first_fails(triton: FakeTriton) -> Callable[[Generation], Awaitable[None]]:
+        async def behave(generation: Generation) -> None:
+            if not bad:
+                bad.append(triton)
+            await (failing(generation) if triton is bad[0] else generation.say("Hello", " world"))
 
-        for triton in world.tritons:
-            triton.behave = second_time_lucky
-        key = await world.key()
-        answer = await world.gateway.chat(key.token)
-        assert (answer.status, (await answer.json())["choices"][0]["message"]["content"]) == (200, "Hello world")
-        record = await world.event(key)
-        assert (record.outcome, record.attempts, record.completion_tokens) == ("completed", 2, 2)
-        assert len(served) == 2
-        assert {len(triton.generations) for triton in world.tritons} == {1}
-        await world.ready()
-        for triton in world.tritons:
-            triton.reset()
+        return behave
+
+    for triton in world.tritons:
+        triton.behave = whoever_is_asked_first_fails(triton)
+    key = await world.key()
+    answer = await world.gateway.chat(key.token)
+    assert (answer.status, (await answer.json())["choices"][0]["message"]["content"]) == (200, "Hello world")
+    record = await world.event(key)
+    assert (record.outcome, record.attempts, record.completion_tokens) == ("completed", 2, 2)
+    assert record.upstream != f"e{world.tritons.index(bad[0])}"
 
 
 async def test_where_there_is_no_other_endpoint_there_is_no_second_try(world: World) -> None:

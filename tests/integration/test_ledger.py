@@ -233,7 +233,8 @@ async def test_the_ledger_goes_on_after_the_database_was_gone(
     migrate(url)
     database, stop = WatchedDatabase(connect(url)), asyncio.Event()
     before = metric("catflap_ledger_errors_total", dependency="database")
-    running = asyncio.create_task(ledger_of(redis, database, block_ms=20).run(stop))
+    ledger = ledger_of(redis, database, block_ms=20)
+    running = asyncio.create_task(ledger.run(stop))
     await append(redis, 0, [make_event(1)], ids="1000-1")  # stream entries of 1970
     await database.holds(1)
     postgres_server.stop()
@@ -251,6 +252,7 @@ async def test_the_ledger_goes_on_after_the_database_was_gone(
     await database.holds(49)
     stop.set()
     await running
+    assert await drain(ledger) == []
     assert metric("catflap_ledger_lag_seconds") == 0
     assert ("ledger_waits", {"dependency": "database", "error": "OperationalError"}) in lines.said
     await database.close()

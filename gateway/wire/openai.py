@@ -272,25 +272,23 @@ def _text(message: ChatMessage, where: str) -> str:
         )
     if isinstance(content, str):
         return content
-    texts = []
-    for i, part in enumerate(content):
-        if part.type != "text":
+    return "".join([_part(part, f"{where}.content[{i}]") for i, part in enumerate(content)])
+
+
+def _part(part: Part, where: str) -> str:
+    if part.type != "text":
+        raise UnsupportedParameter(
+            f"Unsupported parameter: '{where}' of type '{part.type[:40]}': this model reads text.",
+            param=f"{where}.type",
+        )
+    for name in ("image_url", "input_audio", "file", "refusal"):
+        if getattr(part, name) is not None:
             raise UnsupportedParameter(
-                f"Unsupported parameter: '{where}.content[{i}]' of type '{part.type[:40]}': this model reads text.",
-                param=f"{where}.content[{i}].type",
+                f"Unsupported parameter: '{where}.{name}': this model reads text.", param=f"{where}.{name}"
             )
-        for name in ("image_url", "input_audio", "file", "refusal"):
-            if getattr(part, name) is not None:
-                raise UnsupportedParameter(
-                    f"Unsupported parameter: '{where}.content[{i}].{name}': this model reads text.",
-                    param=f"{where}.content[{i}].{name}",
-                )
-        if part.text is None:
-            raise InvalidRequest(
-                f"Missing required parameter: '{where}.content[{i}].text'.", param=f"{where}.content[{i}].text"
-            )
-        texts.append(part.text)
-    return "".join(texts)
+    if part.text is None:
+        raise InvalidRequest(f"Missing required parameter: '{where}.text'.", param=f"{where}.text")
+    return part.text
 
 
 def _sampling(request: ChatRequest | CompletionRequest, logprobs: int | None, abilities: frozenset[str]) -> Sampling:

@@ -31,7 +31,8 @@ from gateway.storage.ledger import Position
 from gateway.workers.backoff import Backoff
 from gateway.workers.streams import START, Entry, Streams
 
-BATCH = 500
+BATCH = 2000
+LINGER_S = 0.5  # between two rounds that are not full: a transaction for each event costs ten times one for a batch
 BLOCK_MS = 1000
 CHECK_S = 10.0
 REDIS_TIMEOUT_S = 5.0  # above BLOCK_MS
@@ -71,13 +72,21 @@ class Ledger:
     """One reader of all partitions."""
 
     def __init__(
-        self, streams: Streams, database: Database, partitions: int, *, batch: int = BATCH, block_ms: int = BLOCK_MS
+        self,
+        streams: Streams,
+        database: Database,
+        partitions: int,
+        *,
+        batch: int = BATCH,
+        block_ms: int = BLOCK_MS,
+        linger_s: float = LINGER_S,
     ) -> None:
         self._streams = streams
         self._database = database
         self._partitions = partitions
         self._batch = batch
         self._block_ms = block_ms
+        self._linger_s = linger_s
         self._after: list[Position] = [START] * partitions
         self._oldest_ms: int | None = None
         self._outage: str | None = None
@@ -98,13 +107,15 @@ class Ledger:
         self._after = [START] * self._partitions
         checked = -CHECK_S
         while not stop.is_set():
-            await self.round()
+            read = await self.round()
             end_if_cancelled()
             if time.monotonic() - checked >= CHECK_S:
                 await self.check()
                 checked = time.monotonic()
             backoff.reset()
             self._recovered()
+            if 0 < read < self._batch:
+                await linger(stop, self._linger_s)
 
     async def round(self) -> int:
         """Read, confirm and trim one batch; how many entries it had. Raises Outage."""
@@ -189,6 +200,14 @@ class Ledger:
         if self._outage is not None:
             log.info("ledger_goes_on", dependency=self._outage)
         self._outage = None
+
+
+async def linger(stop: asyncio.Event, seconds: float) -> None:
+    """Let events gather, unless `stop`."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return
 
 
 def end_if_cancelled() -> None:

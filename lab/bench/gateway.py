@@ -31,7 +31,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     def markdown(self) -> str:
         """The tables, the proof, the verdict, and whether the machine was quiet."""
-        parts = [report.table(self.rounds), report.cores_table(self.rounds)]
+        parts = [build(self.rounds) for build in (report.table, report.ratio_table, report.cores_table)]
         proofs = [f"- {proof.summary(measured)}" for measured in self.rounds.get(CATFLAP, [])]
         if proofs:
             parts.append("\n".join(["Everything was on, round by round:", "", *proofs]))

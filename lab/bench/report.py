@@ -81,27 +81,39 @@ COLUMNS = (
     Column("start s", 2, lambda m: m.start_s),
 )
 
+RATIOS: tuple[tuple[str, Value], ...] = (
+    ("requests/s", _throughput),
+    ("request CPU", lambda m: m.many.cpu_ms),
+    ("stream CPU", _stream_cpu),
+)
+
 
 def table(rounds: Rounds) -> str:
-    """A Markdown table, one line a peer: medians over the rounds, and the ratios to the floors."""
-    titles = ["peer", *(column.title for column in COLUMNS)]
-    floors = [floor for floor in (REDIS_FLOOR, PLAIN_FLOOR) if rounds.get(floor)]
-    titles += [f"requests/s : {floor}" for floor in floors] + [f"stream CPU : {floor}" for floor in floors]
-    lines = [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
+    """A Markdown table of medians over the rounds, one line a peer."""
+    lines = _head(["peer", *(column.title for column in COLUMNS)])
     for peer, measured in rounds.items():
-        if not measured:
-            continue
-        cells = [f"{median(measured, column.value):.{column.decimals}f}" for column in COLUMNS]
-        for value in (_throughput, _stream_cpu):
-            cells += [f"{ratio(measured, rounds[floor], value).median:.2f}" for floor in floors]
-        lines.append(_line([peer, *cells]))
+        if measured:
+            cells = [f"{median(measured, column.value):.{column.decimals}f}" for column in COLUMNS]
+            lines.append(_line([peer, *cells]))
+    return "\n".join(lines)
+
+
+def ratio_table(rounds: Rounds) -> str:
+    """A Markdown table of each peer's ratios to the floors that were measured."""
+    floors = [floor for floor in (REDIS_FLOOR, PLAIN_FLOOR) if rounds.get(floor)]
+    columns = [(title, value, floor) for title, value in RATIOS for floor in floors]
+    lines = _head(["ratio", *(f"{title} : {floor}" for title, _, floor in columns)])
+    for peer, measured in rounds.items():
+        if measured:
+            cells = [f"{ratio(measured, rounds[floor], value).median:.2f}" for _, value, floor in columns]
+            lines.append(_line([peer, *cells]))
     return "\n".join(lines)
 
 
 def cores_table(rounds: Rounds) -> str:
     """Where the CPU went at 32 connections, in cores: says whether the machine, not the peer, was the limit."""
     parts = sorted({part for measured in rounds.values() for m in measured for part in m.many.cores})
-    lines = [_line(["cores in use, 32 conn.", *parts]), _line(["---", *["---:"] * len(parts)])]
+    lines = _head(["cores in use, 32 conn.", *parts])
     for peer, measured in rounds.items():
         cells = [
             f"{statistics.median(m.many.cores[part] for m in measured):.2f}" if part in measured[0].many.cores else ""
@@ -160,6 +172,10 @@ def ratio(measured: Sequence[Measurement], floor: Sequence[Measurement], value: 
         for mine, other in zip(measured, floor, strict=False)
     ]
     return Ratio(statistics.median(ratios), min(ratios), max(ratios))
+
+
+def _head(titles: Sequence[str]) -> list[str]:
+    return [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
 
 
 def _line(cells: Sequence[str]) -> str:

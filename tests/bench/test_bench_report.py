@@ -53,18 +53,31 @@ def test_a_floor_that_used_nothing_gives_an_infinite_ratio_not_an_error() -> Non
     assert report.ratio([measured()], [measured(0)], lambda m: m.many.wrk.per_second).median == float("inf")
 
 
-def test_the_table_holds_one_line_a_peer_with_medians_and_ratios_to_both_floors() -> None:
-    rounds = three([measured(2000, 1.0)], [measured(1000, 2.0)], [measured(4000, 4.0)])
+def test_the_table_holds_one_line_a_peer_with_the_median_of_each_figure() -> None:
+    rounds = three([measured(2000), measured(9000), measured(2500)], [measured(1000)], [measured(4000)])
     lines = report.table(rounds).splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| plain floor", "| redis floor", "| catflap"]
-    assert lines[-1].endswith("| 2.00 | 0.50 | 0.50 | 0.25 |")
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        ["| plain floor", "4000"],
+        ["| redis floor", "1000"],
+        ["| catflap", "2500"],
+    ]
 
 
-def test_the_table_leaves_out_ratios_to_a_floor_that_was_not_measured() -> None:
-    table = report.table({PLAIN_FLOOR: [measured()]})
-    assert "redis floor" not in table
-    assert "requests/s : plain floor" in table
+def test_ratios_are_told_to_both_floors() -> None:
+    rounds = three([measured(2000, 1.0)], [measured(1000, 2.0)], [measured(4000, 4.0)])
+    lines = report.ratio_table(rounds).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[-1] == "| catflap | 2.00 | 0.50 | 1.00 | 1.00 | 0.50 | 0.25 |"
+
+
+def test_no_ratio_is_told_to_a_floor_that_was_not_measured() -> None:
+    table = report.ratio_table({PLAIN_FLOOR: [measured()], CATFLAP: []})
+    assert (
+        table.splitlines()[0]
+        == "| ratio | requests/s : plain floor | request CPU : plain floor | stream CPU : plain floor |"
+    )
+    assert "catflap" not in table
 
 
 def test_the_table_of_cores_leaves_a_gap_for_a_part_that_a_peer_does_not_have() -> None:

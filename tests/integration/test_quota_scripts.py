@@ -229,7 +229,7 @@ class Partition(RuleBasedStateMachine):
         held = {request.decode() for request in redis.hkeys(HEAD[1])}
         assert held == self.model.held.keys() == {request.decode() for request in redis.zrange(HEAD[2], 0, -1)}
         assert redis.xlen(EVENTS) == self.settled
-        for name in redis.keys():
+        for name in redis.scan_iter():
             if name.decode() not in (HEAD[1], HEAD[2], EVENTS, WALL):
                 assert redis.pttl(name) > 0, name
 

@@ -1,4 +1,4 @@
-"""A Triton whose every answer a test writes: generations are handed to `behave`, the slow questions answer themselves."""
+"""A Triton whose every answer a test writes: `behave` gets the generations, the slow questions answer themselves."""
 
 import asyncio
 import json

@@ -96,6 +96,8 @@ def read_fleet(path: Path, environment: Mapping[str, str] = os.environ) -> Fleet
         text = path.read_text()
     except OSError as problem:
         raise FleetError(f"The fleet file {path} cannot be read: {problem.strerror}. Set CATFLAP_FLEET.") from problem
+    except UnicodeDecodeError as problem:
+        raise FleetError(f"The fleet file {path} is not text in UTF-8.") from problem
     return parse_fleet(text, str(path), str(path.parent), environment)
 
 
@@ -148,8 +150,8 @@ def _check(fleet: Fleet, name: str) -> None:
 
 
 def _check_address(endpoint: Endpoint, name: str) -> None:
-    parts = urlsplit(endpoint.http)
     try:
+        parts = urlsplit(endpoint.http)
         whole = parts.scheme == "http" and parts.hostname and parts.port and parts.path in ("", "/")
     except ValueError:
         whole = False

@@ -15,6 +15,10 @@ from gateway.fleet.file import FleetError
 Renderer = Callable[[tuple[Message, ...]], str]
 
 
+_FAILURES = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a template can raise: Jinja2's own errors, and Python's for what the template does with the messages."""
+
+
 class _Rejected(TemplateError):
     """The template's own word that these messages do not fit it."""
 
@@ -33,6 +37,8 @@ def read_template(path: Path) -> Renderer:
         source = path.read_text()
     except OSError as problem:
         raise FleetError(f"The chat template {path} cannot be read: {problem.strerror}.") from problem
+    except UnicodeDecodeError as problem:
+        raise FleetError(f"The chat template {path} is not text in UTF-8.") from problem
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = _reject
     try:
@@ -48,7 +54,7 @@ def read_template(path: Path) -> Renderer:
             # What `template.render` does, less a copy of the globals for each request (half of its time).
             context = template.new_context({**given, "messages": turns}, shared=True)
             return "".join(template.root_render_func(context))
-        except TemplateError as problem:
+        except _FAILURES as problem:
             raise InvalidRequest(
                 "These messages do not fit this model's chat template (order of roles, perhaps).",
                 param="messages",

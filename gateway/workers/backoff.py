@@ -18,7 +18,12 @@ class Backoff:
     async def wait(self, stop: asyncio.Event) -> None:
         """The next wait; cut short by `stop`."""
         wait_s, self._next_s = self._next_s, min(self._next_s * 2, LONGEST_S)
-        try:
-            await asyncio.wait_for(stop.wait(), wait_s)
-        except TimeoutError:
-            return
+        await pause(stop, wait_s)
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait so long, or until `stop`."""
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        return

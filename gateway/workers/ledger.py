@@ -28,7 +28,7 @@ from gateway.identity.epoch import connect_redis
 from gateway.storage import ledger
 from gateway.storage.database import Database, connect
 from gateway.storage.ledger import Position
-from gateway.workers.backoff import Backoff
+from gateway.workers.backoff import Backoff, pause
 from gateway.workers.streams import START, Entry, Streams
 
 BATCH = 2000
@@ -115,7 +115,7 @@ class Ledger:
             backoff.reset()
             self._recovered()
             if 0 < read < self._batch:
-                await linger(stop, self._linger_s)
+                await pause(stop, self._linger_s)
 
     async def round(self) -> int:
         """Read, confirm and trim one batch; how many entries it had. Raises Outage."""
@@ -200,14 +200,6 @@ class Ledger:
         if self._outage is not None:
             log.info("ledger_goes_on", dependency=self._outage)
         self._outage = None
-
-
-async def linger(stop: asyncio.Event, seconds: float) -> None:
-    """Let events gather, unless `stop`."""
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        return
 
 
 def end_if_cancelled() -> None:

@@ -169,6 +169,16 @@ async def test_a_server_that_says_nothing_is_a_timeout() -> None:
         assert client.connections == 0 or await eventually(lambda: client.connections == 0)
 
 
+async def test_silence_after_the_first_bytes_is_noticed_after_the_time_between_reads() -> None:
+    async with serving(saying(OK[:-2]), Timeouts(1, 30, 0.2)) as (client, _):
+        response = await client.post("/x", b"{}")
+        assert await response.read() == b"hel"
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(UpstreamTimeout):
+            await response.read()
+        assert asyncio.get_running_loop().time() - began < 1
+
+
 async def test_a_trickle_is_no_silence() -> None:
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await heard(reader)

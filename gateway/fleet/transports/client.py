@@ -45,7 +45,7 @@ class Response:
         self.timeouts = timeouts
         self._limit = timeouts.first
         self._heard = self._loop.time()
-        self._timer = self._loop.call_later(timeouts.first, self._check_time)
+        self._timer = self._loop.call_later(min(timeouts.first, timeouts.between), self._check_time)
         self.status = 0  # until the head is there
         self.fresh = True  # nothing has been received yet
         self.complete = False
@@ -91,6 +91,7 @@ class Response:
         """A piece of the body."""
         self._chunks.append(chunk)
         self._size += len(chunk)
+        self._limit = self.timeouts.between
         if self._size >= HIGH_WATER and self._connection is not None:
             self._connection.pause()
 
@@ -98,7 +99,6 @@ class Response:
         """Something has changed; tell the reader."""
         self.fresh = False
         self._heard = self._loop.time()
-        self._limit = self.timeouts.between
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

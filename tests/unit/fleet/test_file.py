@@ -1,0 +1,79 @@
+"""The fleet file: names, addresses and variables are checked, and each mistake is one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.fleet.file import FleetError, fleet_schema, parse_fleet, read_fleet
+
+GOOD = """
+apiVersion: catflap/v1
+kind: Fleet
+endpoints:
+  - {name: a, http: "http://127.0.0.1:${PORT:-8000}"}
+  - {name: b, http: "http://[::1]:8001/"}
+models:
+  - name: demo
+    aliases: [small]
+    triton: {name: demo, version: "3"}
+    endpoints: [a, b]
+    context_tokens: 100
+    max_output_tokens: 50
+    tokenizer: bytes
+"""
+
+
+def test_a_good_file_is_read_with_its_defaults_and_folder() -> None:
+    fleet = parse_fleet(GOOD, "fleet.yaml", "/etc/catflap", {})
+    assert [endpoint.address for endpoint in fleet.endpoints] == [("127.0.0.1", 8000), ("::1", 8001)]
+    [model] = fleet.models
+    assert (model.owned_by, model.adapter, model.abilities, model.chat_template) == ("catflap", "vllm", (), None)
+    assert fleet.path("x.json") == Path("/etc/catflap/x.json")
+
+
+def test_variables_come_from_the_environment_or_their_default() -> None:
+    assert parse_fleet(GOOD, "f", ".", {"PORT": "9"}).endpoints[0].address == ("127.0.0.1", 9)
+    with pytest.raises(FleetError, match=r"\$\{PORT\}"):
+        parse_fleet(GOOD.replace(":-8000", ""), "f", ".", {})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("name: b", "name: a", "'a' is used twice"),
+        ("aliases: [small]", "aliases: [demo]", "'demo' is used twice"),
+        ("[a, b]", "[a, c]", "'c', which is not there"),
+        ("[a, b]", "[]", "endpoints"),
+        ("http://[::1]:8001/", "https://[::1]:8001/", "'b'"),
+        ("http://[::1]:8001/", "http://host", "'b'"),
+        ("http://[::1]:8001/", "http://host:99999", "'b'"),
+        ("http://[::1]:8001/", "http://host:1/path", "'b'"),
+        ("http://[::1]:8001/", "http://[::1:1", "'b'"),
+        ("context_tokens: 100", "context_tokens: 0", "context_tokens"),
+        ("tokenizer: bytes", "tokenizer: bytes\n    tokeniser: x", "tokeniser"),
+        ('version: "3"', "version: x", "version"),
+        ("name: demo\n", 'name: "de mo"\n', "name"),
+        ("kind: Fleet", "kind: [", "YAML"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(old: str, new: str, words: str) -> None:
+    assert old in GOOD
+    with pytest.raises(FleetError) as told:
+        parse_fleet(GOOD.replace(old, new, 1), "fleet.yaml", ".", {})
+    assert str(told.value).startswith("fleet.yaml")
+    assert words in str(told.value)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="CATFLAP_FLEET"):
+        read_fleet(tmp_path / "none.yaml")
+
+
+def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "fleet.yaml").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(FleetError):
+        read_fleet(tmp_path / "fleet.yaml")
+
+
+def test_the_schema_does_not_offer_what_is_filled_in_later() -> None:
+    assert "folder" not in str(fleet_schema())

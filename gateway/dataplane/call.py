@@ -70,7 +70,9 @@ class Call:
 
     def count(self, delta: Delta) -> None:
         """Add what a delta used. A prompt counts once, however many choices it has and however often it is told."""
-        if delta.prompt_tokens:
+        if self.choices == 1:
+            self.usage.prompt_tokens = delta.prompt_tokens or self.usage.prompt_tokens
+        elif delta.prompt_tokens:
             text = delta.choice * len(self.texts) // self.choices
             if self.prompt_tokens.get(text) != delta.prompt_tokens:
                 self.prompt_tokens[text] = delta.prompt_tokens

@@ -55,7 +55,7 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
     choices = await open_choices(services.router, call.model, call.prompt, call.texts, call.max_tokens,
                                  call.exchange.header(b"traceparent"))  # fmt: skip
     try:
-        await relay(services.quota, kind, call, choices, lambda: _settle(services, call, "completed"))
+        await relay(kind, call, choices, lambda: _settle(services, call, "completed"))
     finally:
         for choice in choices:
             choice.close()
@@ -66,7 +66,7 @@ async def _admit(services: Services, call: Call) -> None:
     assert call.caller is not None and call.prompt is not None
     call.end_user = digest_end_user(services.pepper, call.caller, call.prompt.end_user)
     try:
-        admitted = await services.quota.admit(call.caller, call.limits, call.tokens, call.event())
+        admitted = await services.quota.admit(call.caller, call.limits, call.tokens, call.event(), call.usage)
     except (RedisUnavailable, RedisRefused) as problem:
         raise Unavailable("Limits cannot be checked at the moment. Please try again.",
                           detail=f"redis: {problem}", retry_after_ms=1000) from problem  # fmt: skip

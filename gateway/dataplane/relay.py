@@ -7,14 +7,11 @@ from gateway.dataplane.endpoints import EndpointKind
 from gateway.dataplane.generation import Several
 from gateway.dataplane.limits import limit_headers
 from gateway.fleet.router import Choice
-from gateway.quota.keeper import Quota
 from gateway.wire import answers
 from gateway.wire.sse import DONE
 
 
-async def relay(
-    quota: Quota, kind: EndpointKind, call: Call, choices: list[Choice], settle: Callable[[], None]
-) -> None:
+async def relay(kind: EndpointKind, call: Call, choices: list[Choice], settle: Callable[[], None]) -> None:
     """Answer from running choices. `settle` is called before the last bytes are handed to the client."""
     assert call.prompt is not None and call.reservation is not None
     call.upstream, call.attempts = choices[0].endpoint, max(choice.attempts for choice in choices)
@@ -23,16 +20,13 @@ async def relay(
     source = choices[0] if len(choices) == 1 else Several(choices)
     answer = _stream if prompt.stream else _whole
     try:
-        await answer(quota, call, choices, source, writer, settle)
+        await answer(call, source, writer, settle)
     finally:
         if isinstance(source, Several):
             source.close()
 
 
-async def _stream(
-    quota: Quota, call: Call, choices: list[Choice], source: Choice | Several, writer: answers.Writer,
-    settle: Callable[[], None],
-) -> None:  # fmt: skip
+async def _stream(call: Call, source: Choice | Several, writer: answers.Writer, settle: Callable[[], None]) -> None:
     assert call.prompt is not None and call.reservation is not None
     exchange = call.exchange
     frames = b""
@@ -42,8 +36,7 @@ async def _stream(
         if call.first_token_ms is None:
             call.first_token_ms = exchange.elapsed_ms()
             await exchange.begin_stream(limit_headers(call.reservation.states))
-        quota.progress(exchange.request_id, call.usage.prompt_tokens, call.usage.completion_tokens)
-        frames = b"".join([writer.delta(delta) for delta in deltas])
+        frames = writer.delta(deltas[0]) if len(deltas) == 1 else b"".join([writer.delta(delta) for delta in deltas])
         if source.finished:
             break
         if frames:
@@ -54,20 +47,16 @@ async def _stream(
     await exchange.end_stream(b"%b%b%b" % (frames, usage, DONE))
 
 
-async def _whole(
-    quota: Quota, call: Call, choices: list[Choice], source: Choice | Several, writer: answers.Writer,
-    settle: Callable[[], None],
-) -> None:  # fmt: skip
+async def _whole(call: Call, source: Choice | Several, writer: answers.Writer, settle: Callable[[], None]) -> None:
     assert call.reservation is not None
     exchange = call.exchange
-    gathered = [answers.Choice() for _ in choices]
+    gathered = [answers.Choice() for _ in range(call.choices)]
     while deltas := await source.read():
         if call.first_token_ms is None:
             call.first_token_ms = exchange.elapsed_ms()
         for delta in deltas:
             call.count(delta)
             gathered[delta.choice].add(delta)
-        quota.progress(exchange.request_id, call.usage.prompt_tokens, call.usage.completion_tokens)
         if source.finished:
             break
     settle()

@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Iterable
 from itertools import chain
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
 from gateway.core import event
 from gateway.core.caller import Caller
+from gateway.core.delta import Usage
 from gateway.core.event import RequestEvent
 from gateway.core.ids import partition_of
 from gateway.core.reservation import Denial, LimitState, Reservation
@@ -41,13 +42,14 @@ class Quota:
     def __init__(self, connection: RedisConnection, partitions: int) -> None:
         self._connection = connection
         self._partitions = partitions
-        self._in_flight: dict[str, Progress] = {}
+        self._in_flight: dict[str, _Running] = {}
 
     async def admit(
-        self, caller: Caller, limits: tuple[Limit, ...], tokens: int, unsettled: RequestEvent
+        self, caller: Caller, limits: tuple[Limit, ...], tokens: int, unsettled: RequestEvent, usage: Usage
     ) -> Reservation | Denial:
         """Reserve one request of `tokens` tokens on all limits, or nothing. `unsettled` is the event as it reads should
-        this process die. Raises RedisUnavailable or RedisRefused; then nothing is held that is not reclaimed."""
+        this process die, `usage` what the request has used so far: it grows, and renewals report it. Raises
+        RedisUnavailable or RedisRefused; then nothing is held that is not reclaimed."""
         partition = partition_of(caller.organisation, self._partitions)
         windows = [keys.limit_key(partition, limit.subject, limit.name) for limit in limits]
         note = encode_note(Note(unsettled, tuple(zip(windows, (limit.measure for limit in limits), strict=True))))
@@ -68,7 +70,7 @@ class Quota:
         )
         if refused_by:
             return Denial(states[refused_by - 1], wait, epoch, states)
-        self._in_flight[unsettled.request] = Progress(partition, asyncio.get_running_loop().time())
+        self._in_flight[unsettled.request] = _Running(partition, asyncio.get_running_loop().time(), usage)
         return Reservation(unsettled.request, caller, tokens, epoch, states)
 
     def settle(self, reservation: Reservation, limits: tuple[Limit, ...], finished: RequestEvent) -> None:
@@ -84,12 +86,6 @@ class Quota:
         )
         self._in_flight.pop(reservation.request, None)
 
-    def progress(self, request: str, prompt_tokens: int, completion_tokens: int) -> None:
-        """Note what a running request has used so far; the next renewal reports it."""
-        running = self._in_flight.get(request)
-        if running is not None:
-            running.prompt_tokens, running.completion_tokens = prompt_tokens, completion_tokens
-
     def renew(self) -> None:
         """Report progress and renew the leases of all requests that run for longer than a third of a lease."""
         now = asyncio.get_running_loop().time()
@@ -97,7 +93,7 @@ class Quota:
         for request, running in self._in_flight.items():
             if now - running.since > LEASE_MS / 3000:
                 due.setdefault(running.partition, []).extend(
-                    (request, running.prompt_tokens, running.completion_tokens)
+                    (request, running.usage.prompt_tokens, running.usage.completion_tokens)
                 )
         for partition, reports in due.items():
             head = (keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition))
@@ -110,16 +106,12 @@ class Quota:
             self.renew()
 
 
-class Progress:
-    """How far a running request has come."""
+class _Running(NamedTuple):
+    """An admitted request that has not settled."""
 
-    __slots__ = ("completion_tokens", "partition", "prompt_tokens", "since")
-
-    def __init__(self, partition: int, since: float) -> None:
-        self.partition = partition
-        self.since = since
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
+    partition: int
+    since: float
+    usage: Usage
 
 
 def settle_arguments(

@@ -47,29 +47,32 @@ class ChatWriter:
     """`/v1/chat/completions`."""
 
     def __init__(self, request: str, model: str, created: int, include_usage: bool) -> None:
-        identity = _identity(f"chatcmpl-{request[4:]}", created, model)
-        self._head = b'data: {"object":"chat.completion.chunk",%b,"choices":[{"index":' % identity
+        self._identity = _identity(f"chatcmpl-{request[4:]}", created, model)
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        self._identity = identity
-        self._opened: set[int] = set()
+        self._heads: dict[int, bytes] = {}  # what every frame of a choice begins with
 
     def delta(self, delta: Delta) -> bytes:
         """See Writer. A choice's first frame names the role, as OpenAI's does."""
+        head = self._heads.get(delta.choice)
         frames = b""
-        if delta.choice not in self._opened:
-            self._opened.add(delta.choice)
-            frames = self._frame(delta.choice, b'{"role":"assistant","content":""}', b"null", b"null")
+        if head is None:
+            head = self._heads[delta.choice] = (
+                b'data: {"object":"chat.completion.chunk",%b,"choices":[{"index":%d,"delta":'
+                % (self._identity, delta.choice)
+            )
+            frames = b'%b{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]%b' % (
+                head, self._tail,
+            )  # fmt: skip
         if delta.text or delta.logprobs:
             logprobs = _encode(chat_logprobs(delta.logprobs)) if delta.logprobs else b"null"
-            frames += self._frame(delta.choice, b'{"content":%b}' % _encode(delta.text), logprobs, b"null")
+            frames += b'%b{"content":%b},"logprobs":%b,"finish_reason":null}]%b' % (
+                head, _encode(delta.text), logprobs, self._tail,
+            )  # fmt: skip
         if delta.finish_reason:
-            frames += self._frame(delta.choice, b"{}", b"null", b'"%b"' % delta.finish_reason.encode())
+            frames += b'%b{},"logprobs":null,"finish_reason":"%b"}]%b' % (
+                head, delta.finish_reason.encode(), self._tail,
+            )  # fmt: skip
         return frames
-
-    def _frame(self, choice: int, delta: bytes, logprobs: bytes, finish_reason: bytes) -> bytes:
-        return b'%b%d,"delta":%b,"logprobs":%b,"finish_reason":%b}]%b' % (
-            self._head, choice, delta, logprobs, finish_reason, self._tail,
-        )  # fmt: skip
 
     def usage(self, usage: Usage) -> bytes:
         """See Writer."""

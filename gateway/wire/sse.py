@@ -79,8 +79,11 @@ def _whole(chunk: bytes) -> list[bytes] | None:
     """The events of a chunk that is nothing but whole one-line events in the usual spelling, else None."""
     if not chunk.startswith(_OPEN) or not chunk.endswith(_CLOSE) or b"\r" in chunk:
         return None
+    lines = chunk.count(b"\n")
+    if lines == 2:
+        return [chunk[6:-2]]
     events = chunk[6:-2].split(_BETWEEN)
-    return events if chunk.count(b"\n") == 2 * len(events) else None
+    return events if lines == 2 * len(events) else None
 
 
 def frame(data: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """One dead part has a declared effect, a bounded wait, and no hang: Redis, a gateway, a key that is gone."""
 
 import asyncio
+import functools
 import time
 
 import pytest
@@ -59,7 +60,7 @@ async def test_without_redis_requests_fail_fast_and_service_comes_back_with_it(w
     finally:
         back(world, how)
     for gateway in world.gateways:
-        await eventually(lambda gateway=gateway: is_recovered(gateway, key.token), what="the recovery")  # type: ignore[misc]
+        await eventually(functools.partial(is_recovered, gateway, key.token), what="the recovery")
     await world.ready()
     await reclaim_what_was_admitted_unheard(world)
 

@@ -1,6 +1,7 @@
 """The lean HTTP client against a raw server on loopback: every byte is the test's."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -268,7 +269,7 @@ async def test_a_drained_response_that_ends_soon_leaves_its_connection_for_the_n
             response = await client.post("/x", b"{}")
             await response.read()
             response.drain()
-            await eventually(lambda response=response: response.complete)  # type: ignore[misc]
+            await eventually(functools.partial(getattr, response, "complete"), what="the end of the drain")
         assert len(connections) == 1
 
 

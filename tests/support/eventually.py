@@ -2,20 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, overload
 
 Found = TypeVar("Found")
 
 
+@overload
 async def eventually(
-    look: Callable[[], Awaitable[Found]] | Callable[[], Found], *, within_s: float = 5.0, what: str = "it"
-) -> Found:
+    look: Callable[[], Coroutine[Any, Any, Found]], *, within_s: float = 5.0, what: str = "it"
+) -> Found: ...
+
+
+@overload
+async def eventually(look: Callable[[], Found], *, within_s: float = 5.0, what: str = "it") -> Found: ...
+
+
+async def eventually(look: Callable[[], Any], *, within_s: float = 5.0, what: str = "it") -> Any:
     """The first truthy value of `look`, asked again and again; AssertionError when the time is up."""
     deadline = time.monotonic() + within_s
     while True:
         value = look()
-        found: Found = await value if isinstance(value, Awaitable) else value
+        found = await value if isinstance(value, Coroutine) else value
         if found:
             return found
         if time.monotonic() > deadline:

@@ -128,7 +128,7 @@ class World:
     def __init__(self, folder: Path, redis: RedisServer, tritons: Sequence[FakeTriton], database: Database) -> None:
         self.folder = folder
         self.redis_server = redis
-        self.redis = Redis.from_url(redis.url)
+        self.redis: Any = Redis.from_url(redis.url)
         self.tritons = tritons
         self.database = database
         environment = {

@@ -3,7 +3,7 @@
 The scripts' own text runs, with one line exchanged: the one that asks Redis for the TIME reads the key WALL instead.
 """
 
-from typing import cast
+from typing import Any, cast
 
 from redis import Redis
 
@@ -31,7 +31,7 @@ class Scripts:
     """Each script as a function, on one Redis."""
 
     def __init__(self, redis: "Redis") -> None:
-        self.redis = redis
+        self.redis: Any = redis
         self._scripts = {
             name: _under_test_clock(script)
             for name, script in (("admit", ADMIT), ("settle", SETTLE), ("renew", RENEW), ("expired", EXPIRED))

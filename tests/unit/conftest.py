@@ -1,4 +1,4 @@
-"""Unit tests touch no network: connecting a socket is an error. asyncio's own socket pair never connects, so it works."""
+"""Unit tests touch no network: connecting a socket is an error. asyncio's socket pair never connects, so it works."""
 
 import socket
 from typing import NoReturn

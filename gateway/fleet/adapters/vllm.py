@@ -6,10 +6,10 @@ input count comes with every response; an unfinished `finish_reason` is the stri
 outputs carry no index and vLLM reports them one at a time, so each choice is a generation of its own.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from gateway.core.delta import Delta, TokenLogprob
 from gateway.core.errors import UpstreamFailed
@@ -38,12 +38,22 @@ OUTPUTS = {
 class _Event(Struct):
     """One response of `generate_stream`; a tensor of one element comes as a scalar."""
 
-    text_output: str | list[str] = ""
-    finish_reason: str | list[str] = "None"
-    num_input_tokens: int | list[int] = 0
-    num_output_tokens: int | list[int] = 0
-    logprobs: str | list[str] = "null"
+    text_output: str = ""
+    finish_reason: str = "None"
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+    logprobs: str = "null"
     error: str | None = None
+
+
+class _Arrays(Struct):
+    """The same where tensors of one element come as arrays."""
+
+    text_output: Annotated[list[str], Meta(min_length=1)]
+    finish_reason: Annotated[list[str], Meta(min_length=1)]
+    num_input_tokens: int | Annotated[list[int], Meta(min_length=1)] = 0
+    num_output_tokens: int | Annotated[list[int], Meta(min_length=1)] = 0
+    logprobs: str | Annotated[list[str], Meta(min_length=1)] = "null"
 
 
 class _Logprob(Struct):
@@ -54,6 +64,7 @@ class _Logprob(Struct):
 
 _REASONS = {"stop": "stop", "length": "length"}
 _decode = msgspec.json.Decoder(_Event).decode
+_decode_arrays = msgspec.json.Decoder(_Arrays).decode
 _decode_logprobs = msgspec.json.Decoder(list[dict[str, _Logprob]] | None).decode
 _encode = msgspec.json.Encoder().encode
 _HEAD = (
@@ -89,23 +100,23 @@ class Decoder:
     def delta(self, data: bytes) -> Delta:
         """The delta in one response. Raises UpstreamFailed when the backend reports an error or breaks its contract."""
         try:
-            event = _decode(data)
+            event = _read(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise UpstreamFailed(
                 "The model's server sent an answer that cannot be read.", detail="not the vLLM contract"
             ) from problem
         if event.error is not None:
             raise UpstreamFailed("The model's server failed while it answered.", detail="error event in the stream")
-        reason = _first(event.finish_reason)
+        reason = event.finish_reason
         if reason == "abort":
             raise UpstreamFailed("The model's server aborted the answer.", detail="finish_reason abort")
         return Delta(
-            _first(event.text_output),
+            event.text_output,
             self._choice,
             None if reason == "None" else _REASONS.get(reason, "stop"),
-            _first(event.num_input_tokens),
-            _first(event.num_output_tokens),
-            self._told(_first(event.logprobs)) if self._logprobs is not None else None,
+            event.num_input_tokens,
+            event.num_output_tokens,
+            self._told(event.logprobs) if self._logprobs is not None else None,
         )
 
     def _told(self, text: str) -> tuple[TokenLogprob, ...] | None:
@@ -125,9 +136,10 @@ class Decoder:
         return TokenLogprob(sampled.decoded_token or "", sampled.logprob, top)
 
 
-def _first(value: Any) -> Any:
-    if isinstance(value, list):
-        if not value:
-            raise UpstreamFailed("The model's server sent an empty tensor.", detail="empty tensor")
-        return value[0]
-    return value
+def _read(data: bytes) -> _Event:
+    """Scalars, which nearly all are, at once; arrays by a second look. Raises msgspec.DecodeError."""
+    try:
+        return _decode(data)
+    except msgspec.ValidationError:
+        arrays = msgspec.structs.astuple(_decode_arrays(data))
+        return _Event(*(value[0] if isinstance(value, list) else value for value in arrays))

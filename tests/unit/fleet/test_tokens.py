@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
+from tokenizers.normalizers import Normalizer
 
 from gateway.fleet.file import FleetError
-from gateway.fleet.tokens import LONG_TEXT, ByteCounter, TokenizerCounter, read_counter
+from gateway.fleet.tokens import LONG_TEXT, ByteCounter, TokenCounter, TokenizerCounter, read_counter
 
 
-def byte_level(normalizer: object = None, *, prefix_space: bool = False) -> TokenizerCounter:
+def byte_level(normalizer: Normalizer | None = None, *, prefix_space: bool = False) -> TokenizerCounter:
     """The worst tokenizer of its kind: it never joins two bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE({letter: i for i, letter in enumerate(alphabet)}, []))
@@ -23,7 +24,7 @@ def byte_level(normalizer: object = None, *, prefix_space: bool = False) -> Toke
     return TokenizerCounter(tokenizer)
 
 
-COUNTERS = {
+COUNTERS: dict[str, TokenCounter] = {
     "bytes": ByteCounter(),
     "byte level": byte_level(),
     "byte level, NFC": byte_level(normalizers.NFC()),

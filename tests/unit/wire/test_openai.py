@@ -1,6 +1,7 @@
 """Every field of OpenAI's schema is honoured or refused by name; anything else is an InvalidRequest, never a fault."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -227,9 +228,13 @@ def test_any_json_is_a_prompt_or_refused_without_repeating_the_text(body: dict[s
         )
         body["prompt"] = PLANTED
     data = json.dumps(body).encode()
-    for decode, prompt in ((decode_chat, chat_prompt), (decode_completion, completion_prompt)):
+    readers: list[Callable[[], Prompt]] = [
+        lambda: chat_prompt(decode_chat(data), ALL),
+        lambda: completion_prompt(decode_completion(data), ALL),
+    ]
+    for read in readers:
         try:
-            made = prompt(decode(data), ALL)  # type: ignore[operator]
+            made = read()
         except InvalidRequest as refused:
             assert PLANTED not in refused.message
             assert PLANTED not in (refused.detail or "")

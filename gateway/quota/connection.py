@@ -12,7 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 import structlog
@@ -59,7 +59,8 @@ class Address(NamedTuple):
         username = unquote(parts.username) if parts.username else None
         password = unquote(parts.password) if parts.password else None
         if parts.scheme == "unix":
-            return cls(unquote(parts.path), "", 0, False, username, password, 0)
+            database = int(parse_qs(parts.query).get("db", ["0"])[0])
+            return cls(unquote(parts.path), "", 0, False, username, password, database)
         if parts.scheme in ("redis", "rediss") and parts.hostname:
             database = int(parts.path.strip("/") or 0)
             return cls(None, parts.hostname, parts.port or 6379, parts.scheme == "rediss", username, password, database)

@@ -10,7 +10,11 @@ from gateway.quota.connection import Address
     ("url", "address", "greeting"),
     [
         ("redis://h", Address(None, "h", 6379, False, None, None, 0), [("PING",)]),
-        ("rediss://u:p%40@h:1/2", Address(None, "h", 1, True, "u", "p@", 2), [("AUTH", "u", "p@"), ("SELECT", 2), ("PING",)]),
+        (
+            "rediss://u:p%40@h:1/2",
+            Address(None, "h", 1, True, "u", "p@", 2),
+            [("AUTH", "u", "p@"), ("SELECT", 2), ("PING",)],
+        ),
         ("redis://:p@[::1]:1", Address(None, "::1", 1, False, None, "p", 0), [("AUTH", "p"), ("PING",)]),
         ("unix:///a%20b/r.sock", Address("/a b/r.sock", "", 0, False, None, None, 0), [("PING",)]),
         ("unix:///r.sock?db=3", Address("/r.sock", "", 0, False, None, None, 3), [("SELECT", 3), ("PING",)]),

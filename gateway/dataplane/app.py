@@ -80,13 +80,18 @@ class DataPlane:
         return _json(_model(name, find_model(name, services.models)))
 
     async def _known(self, request: Request) -> Services:
-        """The services, for a caller with a key."""
+        """The services, for a caller with a key that is good now. With Redis away the cache's word is taken."""
         assert self._services is not None
-        header = request.headers.get("authorization")
+        services, header = self._services, request.headers.get("authorization")
         token = bearer_token(header.encode("latin-1") if header is not None else None)
-        if self._services.directory.known(token) is None:
-            await self._services.directory.resolve(token)
-        return self._services
+        known = services.directory.known(token) or await services.directory.resolve(token)
+        try:
+            epoch = await services.quota.epoch(known.caller.organisation)
+        except (RedisUnavailable, RedisRefused):
+            return services
+        if epoch != known.epoch:
+            await services.directory.refresh(token, epoch)
+        return services
 
     async def _ready(self, _request: Request) -> Response:
         """Ready when Redis answers and some model is served; says of each part how it is."""

@@ -22,7 +22,6 @@ class Call:
     """One request. Filled in by the pipeline, step by step."""
 
     __slots__ = (
-        "attempts",
         "caller",
         "choices",
         "end_user",
@@ -38,10 +37,10 @@ class Call:
         "prompt",
         "prompt_tokens",
         "reservation",
+        "routes",
         "settled",
         "texts",
         "tokens",
-        "upstream",
         "usage",
     )
 
@@ -63,10 +62,19 @@ class Call:
         self.usage = Usage()
         self.finish_reason: str | None = None
         self.first_token_ms: int | None = None
-        self.upstream: str | None = None
-        self.attempts = 0
+        self.routes: list[list[str]] = []  # for each choice, the endpoints that it was sent to, in order
         self.outcome: Outcome = "refused"
         self.error: ApiError | None = None
+
+    @property
+    def upstream(self) -> str | None:
+        """The endpoint that the first choice went to last."""
+        return self.routes[0][-1] if self.routes and self.routes[0] else None
+
+    @property
+    def attempts(self) -> int:
+        """The most endpoints that a choice was sent to."""
+        return max((len(route) for route in self.routes), default=0)
 
     def count(self, delta: Delta) -> None:
         """Add what a delta used. A prompt counts once, however many choices it has and however often it is told."""

@@ -3,29 +3,21 @@
 import asyncio
 
 from gateway.core.delta import Delta
-from gateway.core.prompt import Prompt
 from gateway.fleet.models import ServedModel
-from gateway.fleet.router import Choice, Router
+from gateway.fleet.router import Asked, Choice, Router
 
 
 async def open_choices(
-    router: Router,
-    model: ServedModel,
-    prompt: Prompt,
-    texts: tuple[str, ...],
-    max_tokens: int,
-    traceparent: bytes | None,
+    router: Router, model: ServedModel, texts: tuple[str, ...], n: int, asked: Asked, routes: list[list[str]]
 ) -> list[Choice]:
-    """One generation for each choice (of each text), all of them begun, or none left behind.
-
-    Raises Unavailable, UpstreamFailed or UpstreamTimeout.
+    """`n` generations for each text, all of them begun, or none left behind; the endpoints that each went to are added
+    to its list in `routes`. Raises Unavailable, UpstreamFailed or UpstreamTimeout.
     """
-    if len(texts) == 1 and prompt.n == 1:
-        return [await router.open(model, texts[0], prompt.sampling, max_tokens, 0, traceparent)]
+    if len(routes) == 1:
+        return [await router.open(model, texts[0], asked, 0, routes[0])]
     openings = [
-        asyncio.create_task(router.open(model, text, prompt.sampling, max_tokens, t * prompt.n + i, traceparent))
-        for t, text in enumerate(texts)
-        for i in range(prompt.n)
+        asyncio.create_task(router.open(model, texts[choice // n], asked, choice, route))
+        for choice, route in enumerate(routes)
     ]
     try:
         return list(await asyncio.gather(*openings))

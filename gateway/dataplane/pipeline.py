@@ -13,6 +13,7 @@ from gateway.dataplane.limits import denied, limit_headers
 from gateway.dataplane.measure import measure
 from gateway.dataplane.relay import relay
 from gateway.dataplane.services import Services
+from gateway.fleet.router import Asked
 from gateway.identity.bearer import bearer_token
 from gateway.identity.directory import Known
 from gateway.quota.connection import RedisRefused, RedisUnavailable
@@ -52,8 +53,9 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
     call.max_tokens, call.tokens = await measure(call.prompt, call.texts, call.model, default, call.limits)
     await _admit(services, call)
     await _check_epoch(services, call, token, known)
-    choices = await open_choices(services.router, call.model, call.prompt, call.texts, call.max_tokens,
-                                 call.exchange.header(b"traceparent"))  # fmt: skip
+    asked = Asked(call.prompt.sampling, call.max_tokens, call.exchange.header(b"traceparent"))
+    call.routes = [[] for _ in range(call.choices)]
+    choices = await open_choices(services.router, call.model, call.texts, call.prompt.n, asked, call.routes)
     try:
         await relay(kind, call, choices, lambda: _settle(services, call, "completed"))
     finally:

@@ -14,7 +14,6 @@ from gateway.wire.sse import DONE
 async def relay(kind: EndpointKind, call: Call, choices: list[Choice], settle: Callable[[], None]) -> None:
     """Answer from running choices. `settle` is called before the last bytes are handed to the client."""
     assert call.prompt is not None and call.reservation is not None
-    call.upstream, call.attempts = choices[0].endpoint, max(choice.attempts for choice in choices)
     prompt, created = call.prompt, call.exchange.arrived_ms // 1000
     writer = kind.writer(call.exchange.request_id, prompt.model, created, prompt.include_usage)
     source = choices[0] if len(choices) == 1 else Several(choices)

@@ -49,6 +49,10 @@ class Health:
             log.warning("endpoint_unreachable", endpoint=endpoint)
             self._ready -= lost
 
+    def refused(self, endpoint: str, model: str) -> None:
+        """An endpoint said that it does not serve the model now: it gets no requests for it until a probe says so."""
+        self._note((endpoint, model), ready=False)
+
     async def watch(self) -> None:
         """Probe for ever; one task a process."""
         clients = {endpoint.name: connect(endpoint) for endpoint in self._fleet.endpoints}

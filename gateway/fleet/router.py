@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from gateway.core.delta import Delta
 from gateway.core.errors import Unavailable, UpstreamFailed
@@ -10,17 +11,25 @@ from gateway.fleet.adapters import vllm
 from gateway.fleet.file import Endpoint, Fleet
 from gateway.fleet.health import Health
 from gateway.fleet.models import ServedModel
-from gateway.fleet.transports import Generation, Transport
+from gateway.fleet.transports import Generation, NotServed, Transport
 from gateway.fleet.transports.client import Timeouts
 from gateway.fleet.transports.http import HttpTransport
 
 ATTEMPTS = 2
 
 
+class Asked(NamedTuple):
+    """What all generations of one request have in common."""
+
+    sampling: Sampling
+    max_tokens: int
+    traceparent: bytes | None
+
+
 class Choice:
     """One choice's generation, its responses decoded."""
 
-    __slots__ = ("_decoder", "_ended", "_failure", "_first", "_generation", "_router", "attempts", "endpoint")
+    __slots__ = ("_decoder", "_ended", "_failure", "_first", "_generation", "_router", "endpoint")
 
     def __init__(self, router: "Router", endpoint: str, generation: Generation, decoder: vllm.Decoder) -> None:
         self._router = router
@@ -29,7 +38,6 @@ class Choice:
         self._first: list[Delta] | None = None
         self._failure: UpstreamFailed | None = None  # came behind deltas, which are told (and charged) first
         self.endpoint = endpoint
-        self.attempts = 1
         self._ended = False
 
     @property
@@ -90,25 +98,23 @@ class Router:
         self._running = dict.fromkeys(self._transports, 0)
         self._turn = itertools.count()
 
-    async def open(
-        self, model: ServedModel, text: str, sampling: Sampling, max_tokens: int, choice: int, traceparent: bytes | None
-    ) -> Choice:
-        """A generation whose first deltas are there. Raises Unavailable, UpstreamFailed or UpstreamTimeout."""
-        body = vllm.request(text, sampling, max_tokens, choice)
-        tried: list[str] = []
+    async def open(self, model: ServedModel, text: str, asked: Asked, choice: int, tried: list[str]) -> Choice:
+        """A generation whose first deltas are there; the endpoints that it went to are added to `tried`. Raises
+        Unavailable, UpstreamFailed or UpstreamTimeout."""
+        body = vllm.request(text, asked.sampling, asked.max_tokens, choice)
         while True:
             endpoint = self._choose(model.endpoints, model.entry.name, tried)
             tried.append(endpoint.name)
             try:
-                opened = await self._start(endpoint, model, body, vllm.Decoder(choice, sampling.logprobs), traceparent)
+                decoder = vllm.Decoder(choice, asked.sampling.logprobs)
+                return await self._start(endpoint, model, body, decoder, asked.traceparent)
             except (Unavailable, UpstreamFailed) as problem:
-                if isinstance(problem, Unavailable):
+                if isinstance(problem, NotServed):
+                    self._health.refused(endpoint.name, model.entry.name)
+                elif isinstance(problem, Unavailable):
                     self._health.unreachable(endpoint.name)
                 if len(tried) == ATTEMPTS or not self._others(model, tried):
                     raise
-            else:
-                opened.attempts = len(tried)
-                return opened
 
     async def _start(
         self, endpoint: Endpoint, model: ServedModel, body: bytes, decoder: vllm.Decoder, traceparent: bytes | None

@@ -79,10 +79,11 @@ class Address(NamedTuple):
 class _Waiting(NamedTuple):
     """A command whose reply is still to come."""
 
-    future: "asyncio.Future[object] | None"  # None: nobody waits; sent again if the connection breaks
+    future: "asyncio.Future[object] | None"  # None: nobody waits
     command: tuple[Argument, ...]
     script: Script | None
     since: float
+    keep: bool = False  # nobody waits, but it is sent again if the connection breaks
 
 
 class RedisConnection(asyncio.Protocol):
@@ -147,9 +148,10 @@ class RedisConnection(asyncio.Protocol):
         self._send(_Waiting(future, ("EVALSHA", script.digest, len(keys), *keys, *args), script, self._loop.time()))
         return future
 
-    def post(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> None:
-        """Run an idempotent script without waiting for its reply."""
-        waiting = _Waiting(None, ("EVALSHA", script.digest, len(keys), *keys, *args), script, self._loop.time())
+    def post(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument], *, keep: bool = True) -> None:
+        """Run an idempotent script without waiting for its reply. `keep`: send it (again) once Redis is back; without
+        it the command is worth nothing later, and is let go."""
+        waiting = _Waiting(None, ("EVALSHA", script.digest, len(keys), *keys, *args), script, self._loop.time(), keep)
         if self._ready:
             self._send(waiting)
         else:
@@ -190,6 +192,8 @@ class RedisConnection(asyncio.Protocol):
             self._watch = self._loop.call_later(self._timeout, self._check_oldest)
 
     def _keep(self, waiting: _Waiting) -> None:
+        if not waiting.keep:
+            return
         if len(self._backlog) >= self._backlog_limit:
             self._backlog.popleft()
             self._on_dropped()

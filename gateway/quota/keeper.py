@@ -16,7 +16,7 @@ from gateway.core.reservation import Denial, LimitState, Reservation
 from gateway.limits.plans import Limit
 from gateway.quota import keys
 from gateway.quota.connection import Argument, RedisConnection
-from gateway.quota.scripts import ADMIT, RENEW, SETTLE
+from gateway.quota.scripts import ADMIT, EPOCH, RENEW, SETTLE
 
 LEASE_MS = 15_000
 """A reservation that is not renewed for so long is reclaimed; gateways renew every third of it."""
@@ -97,7 +97,12 @@ class Quota:
                 )
         for partition, reports in due.items():
             head = (keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition))
-            self._connection.post(RENEW, head, (LEASE_MS, *reports))
+            self._connection.post(RENEW, head, (LEASE_MS, *reports), keep=False)
+
+    async def epoch(self, organisation: str) -> int:
+        """The organisation's epoch, for requests that reserve nothing. Raises RedisUnavailable or RedisRefused."""
+        partition = partition_of(organisation, self._partitions)
+        return cast(int, await self._connection.call(EPOCH, (keys.epoch_key(partition, organisation),), ()))
 
     async def keep_leases(self) -> None:
         """Renew for ever; one task a process."""

@@ -9,7 +9,7 @@ import msgspec
 import redis.asyncio
 import structlog
 from prometheus_client import Counter
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.core.event import RequestEvent
 from gateway.quota import keys
@@ -48,13 +48,16 @@ async def reclaim_partition(client: "redis.asyncio.Redis", partition: int) -> in
     ended = 0
     while True:
         found = cast(list[bytes], await _run(client, EXPIRED, head, [BATCH]))
+        now = 0
         for request, reservation in zip(found[::2], found[1::2], strict=True):
-            ended += await _end(client, partition, request, reservation)
-        if len(found) < 2 * BATCH:
+            now += await _end(client, partition, request, reservation)
+        ended += now
+        if now == 0 or len(found) < 2 * BATCH:
             return ended
 
 
 async def _end(client: "redis.asyncio.Redis", partition: int, request: bytes, reservation: bytes) -> int:
+    """End one; 0 when its holder was alive after all, or when it cannot be ended and must not hold the others up."""
     match = _RESERVATION.match(reservation)
     try:
         note = decode_note(match[3]) if match else None
@@ -69,7 +72,12 @@ async def _end(client: "redis.asyncio.Redis", partition: int, request: bytes, re
     used = finished.prompt_tokens + finished.completion_tokens
     costs = [used if measure == "tokens" else 1 for _, measure in note.limits]
     windows = [window for window, _ in note.limits]
-    settled = await _run(client, SETTLE, *settle_arguments(partition, finished, windows, costs, only_expired=True))
+    try:
+        settled = await _run(client, SETTLE, *settle_arguments(partition, finished, windows, costs, only_expired=True))
+    except ResponseError as problem:
+        errors_total.inc()
+        log.error("reservation_stuck", request=finished.request, error=str(problem).split(" ")[0])
+        return 0
     if settled:
         reclaimed_total.inc()
         log.warning("reservation_reclaimed", request=finished.request, reserved_tokens=finished.reserved_tokens)
@@ -87,7 +95,7 @@ async def _run(
 ) -> object:
     try:
         return await client.evalsha(script.digest, len(names), *names, *args)
-    except redis.exceptions.NoScriptError:
+    except NoScriptError:
         return await client.eval(script.text, len(names), *names, *args)
 
 

@@ -27,7 +27,7 @@ async def record(
     dialect = connection.dialect.name
     if events:
         rows = sorted(events, key=lambda event: str(event["request"]))
-        await connection.execute(insert(dialect, request_event).on_conflict_do_nothing(), rows)
+        await connection.execute(_settled_over_reclaimed(dialect), rows)
     if rejects:
         rows = sorted(rejects, key=lambda reject: (reject["partition"], reject["entry"]))
         await connection.execute(insert(dialect, ledger_reject).on_conflict_do_nothing(), rows)
@@ -43,6 +43,18 @@ async def record(
             cursor.on_conflict_do_update(index_elements=["partition"], set_=moves, where=upwards),
             [{"partition": name, "last_ms": ms, "last_seq": seq} for name, (ms, seq) in sorted(cursors.items())],
         )
+
+
+def _settled_over_reclaimed(dialect: str) -> Any:
+    """One row a request: the first that comes, except that a settlement replaces what the reclaimer wrote for a gateway
+    that was cut off and not dead."""
+    statement = insert(dialect, request_event)
+    new = statement.excluded
+    return statement.on_conflict_do_update(
+        index_elements=["request"],
+        set_={column.name: new[column.name] for column in request_event.columns if not column.primary_key},
+        where=and_(request_event.c.outcome == "reclaimed", new.outcome != "reclaimed"),
+    )
 
 
 async def cursors(connection: AsyncConnection) -> dict[int, Position]:

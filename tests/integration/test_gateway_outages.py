@@ -9,9 +9,10 @@ import pytest
 from gateway.identity.epoch import bump_epoch
 from gateway.identity.issue import revoke_key
 from gateway.quota import keys
-from gateway.quota.keeper import LEASE_MS
+from gateway.quota.keeper import LEASE_MS, Note, encode_note
 from gateway.quota.reclaim import reclaim_partition
 from gateway.quota.scripts import RENEW
+from tests.support.events import make_event
 from tests.support.eventually import eventually
 from tests.support.gateways import PARTITIONS, Gateway, World, in_the_world
 from tests.support.triton import Generation, event
@@ -129,6 +130,51 @@ async def test_the_requests_of_a_gateway_that_died_are_charged_as_last_reported_
     finally:
         victim.start()
     await world.ready()
+
+
+async def test_a_gateway_that_was_cut_off_and_reclaimed_still_has_its_settlement_recorded(world: World) -> None:
+    go_on = asyncio.Event()
+
+    async def two_halves(generation: Generation) -> None:
+        await generation.send(event("Hello"))
+        await go_on.wait()
+        await generation.send(event(" there", finish="stop"))
+
+    world.tritons[0].behave = two_halves
+    key = await world.key("wide")
+    partition = world.partition(key)
+    answer = await world.gateways[1].chat(key.token, model="solo", stream=True, max_tokens=500)
+    [request] = await world.redis.hkeys(keys.held_key(partition))
+    await world.redis.zadd(keys.lease_key(partition), {request: 0})
+    assert await reclaim_partition(world.redis, partition) == 1
+    go_on.set()
+    await answer.body()
+    await world.nothing_held()
+    assert [one.outcome for one in await world.events(key)] == ["reclaimed", "completed"]
+
+
+async def test_a_reservation_that_cannot_be_ended_does_not_hold_up_the_others(world: World) -> None:
+    partition = world.partition(await world.key("wide"))
+    held, lease = keys.held_key(partition), keys.lease_key(partition)
+    broken, sound = keys.limit_key(partition, "key_a", "broken"), keys.limit_key(partition, "key_b", "sound")
+    await world.redis.set(broken, "a string where a window should be")
+    for number, window in ((1, broken), (2, sound)):
+        note = encode_note(Note(make_event(number), ((window, "tokens"),))).decode()
+        await world.redis.hset(held, make_event(number).request, f"1:500|0|0|{note}")
+        await world.redis.zadd(lease, {make_event(number).request: 0})
+    assert await reclaim_partition(world.redis, partition) == 1
+    assert await world.redis.hkeys(held) == [make_event(1).request.encode()]
+    await world.redis.delete(broken)
+    assert await reclaim_partition(world.redis, partition) == 1
+
+
+async def test_a_revoked_key_lists_no_models_either(world: World) -> None:
+    key = await world.key("wide")
+    for gateway in world.gateways:
+        assert (await gateway.get("/v1/models", key.token)).status == 200
+    await revoke_key(world.database, world.redis, PARTITIONS, key.record.id)
+    for gateway in world.gateways:
+        assert (await gateway.get("/v1/models", key.token)).status == 401
 
 
 async def test_a_reservation_that_nobody_can_read_does_not_stop_the_reclaimer(world: World) -> None:

@@ -109,6 +109,20 @@ async def test_an_event_that_comes_twice_is_booked_once(database: Database, redi
     assert await booked(database) == {make_event(1).request: 15, make_event(2).request: 15}
 
 
+async def test_a_settlement_replaces_what_the_reclaimer_wrote_and_is_itself_never_replaced(
+    database: Database, redis: Redis
+) -> None:
+    settled = make_event(1, completion_tokens=9)
+    reclaimed = make_event(1, outcome="reclaimed", completion_tokens=2)
+    dead = make_event(2, outcome="reclaimed", completion_tokens=3)
+    await append(redis, 0, [reclaimed, settled, dead])
+    await drain(ledger_of(redis, database))
+    assert await booked(database) == {settled.request: 19, dead.request: 13}
+    await append(redis, 0, [reclaimed, dead])
+    await drain(ledger_of(redis, database))
+    assert await booked(database) == {settled.request: 19, dead.request: 13}
+
+
 async def test_what_is_no_event_is_kept_apart_and_stops_nothing(database: Database, redis: Redis) -> None:
     before = metric("catflap_ledger_rejected_total")
     await append(redis, 0, [make_event(1), b"{broken", make_event(2), event.encode(make_event(3, model="a\0"))])

@@ -35,13 +35,16 @@ OUTPUTS = {
 """Tensors that a model must offer, with their datatypes."""
 
 
+Count = Annotated[int, Meta(ge=0)]
+
+
 class _Event(Struct):
     """One response of `generate_stream`; a tensor of one element comes as a scalar."""
 
     text_output: str = ""
     finish_reason: str = "None"
-    num_input_tokens: int = 0
-    num_output_tokens: int = 0
+    num_input_tokens: Count = 0
+    num_output_tokens: Count = 0
     logprobs: str = "null"
     error: str | None = None
 
@@ -51,8 +54,8 @@ class _Arrays(Struct):
 
     text_output: Annotated[list[str], Meta(min_length=1)]
     finish_reason: Annotated[list[str], Meta(min_length=1)]
-    num_input_tokens: int | Annotated[list[int], Meta(min_length=1)] = 0
-    num_output_tokens: int | Annotated[list[int], Meta(min_length=1)] = 0
+    num_input_tokens: Count | Annotated[list[Count], Meta(min_length=1)] = 0
+    num_output_tokens: Count | Annotated[list[Count], Meta(min_length=1)] = 0
     logprobs: str | Annotated[list[str], Meta(min_length=1)] = "null"
 
 

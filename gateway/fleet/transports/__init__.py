@@ -2,6 +2,12 @@
 
 from typing import Protocol
 
+from gateway.core.errors import Unavailable
+
+
+class NotServed(Unavailable):
+    """The endpoint answers, and says that it does not serve this model now."""
+
 
 class Generation(Protocol):
     """The responses of one generation, as they come."""

@@ -1,6 +1,7 @@
 """Triton's HTTP road: `POST /v2/models/M/generate_stream`, answered by server-sent events."""
 
-from gateway.core.errors import InvalidRequest, Unavailable, UpstreamFailed
+from gateway.core.errors import UpstreamFailed
+from gateway.fleet.transports import NotServed
 from gateway.fleet.transports.client import Client, Response, Timeouts
 from gateway.wire.sse import Decoder
 
@@ -54,7 +55,7 @@ class HttpTransport:
         self._client.close()
 
 
-async def _refusal(response: Response) -> UpstreamFailed | Unavailable | InvalidRequest:
+async def _refusal(response: Response) -> UpstreamFailed | NotServed:
     """Triton's own words stay here: they tell of its insides. Its status goes to the log."""
     size = 0
     while size < MAX_ERROR_BYTES and (chunk := await response.read()):
@@ -62,5 +63,5 @@ async def _refusal(response: Response) -> UpstreamFailed | Unavailable | Invalid
     response.close()
     detail = f"triton status {response.status}"
     if response.status in (404, 503):
-        return Unavailable("The model is not ready on its server.", detail=detail, retry_after_ms=1000)
+        return NotServed("The model is not ready on its server.", detail=detail, retry_after_ms=1000)
     return UpstreamFailed("The model's server refused the request.", detail=detail)

@@ -12,3 +12,4 @@ def _read(name: str) -> str:
 ADMIT, SETTLE, RENEW, EXPIRED = (
     Script(_read("clock") + _read(name)) for name in ("admit", "settle", "renew", "expired")
 )
+EPOCH = Script(_read("epoch"))

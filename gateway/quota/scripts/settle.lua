@@ -1,13 +1,21 @@
 -- Settle a request: give back to each limit what was reserved and not used, in the bucket where it was reserved, end
--- the reservation and append the request's event. Idempotent: without a reservation nothing happens.
+-- the reservation and append the request's event.
+--
+-- Without a reservation the limits are left alone and the event is appended all the same: the reservation was reclaimed
+-- from a gateway that was cut off, or Redis has lost it, or this settlement is sent a second time. The ledger keeps one
+-- row a request, and lets a settlement replace what the reclaimer could only estimate.
 --
 -- KEYS  1 clock  2 held  3 lease  4 events  5... one window (hash) for each limit, as at admission
 -- ARGV  1 request id  2 event (JSON)  3 most entries of the stream  4 '1': only if the lease has ended (reclaim)
 --       then for each limit: units that were used
--- Returns 1 when it was settled now, 0 when there was nothing (left) to settle
+-- Returns 1 when it was settled now, 2 when only its event was recorded, 0 when there was nothing to reclaim
 assert(#KEYS >= 4 and #ARGV == #KEYS, 'settle: KEYS and ARGV do not fit')
 local held = redis.call('HGET', KEYS[2], ARGV[1])
-if not held then return 0 end
+if not held then
+  if ARGV[4] == '1' then return 0 end
+  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'e', ARGV[2])
+  return 2
+end
 if ARGV[4] == '1' then
   local lease = redis.call('ZSCORE', KEYS[3], ARGV[1])
   if lease and tonumber(lease) > partition_now(KEYS[1]) then return 0 end

@@ -152,6 +152,7 @@ async def test_a_value_that_only_the_database_refuses_is_kept_apart_too(
     assert await lengths(redis) == [0] * PARTITIONS
 
 
+@pytest.mark.slow
 async def test_two_ledgers_at_once_do_no_harm(database_url: str, redis_server: RedisServer) -> None:
     stop = asyncio.Event()
     clients = [connect_redis(redis_server.url, timeout_s=5) for _ in range(2)]

@@ -204,6 +204,7 @@ class Engine:
 
     def _tell_load(self) -> None:
         scheduler = self._scheduler
+        self._waiting = len(scheduler.waiting)
         self._counters.load(len(scheduler.running), len(scheduler.waiting), scheduler.usage)
 
 

@@ -1,7 +1,7 @@
 """What an engine needs around it: a model whose answers are known, a sink that remembers, counters in memory."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from tinyllm.requests import Piece
@@ -62,7 +62,8 @@ class Script:
         # What comes next depends on every token before it.
         weights[END if written >= self.length else ord("a") + written % 26] = 0.9
         weights[ord("A") + sum(i * token for i, token in enumerate(sequence, 1)) % 26] += 0.1
-        return np.log(weights).astype(np.float32)
+        logits: Floats = np.log(weights).astype(np.float32)
+        return logits
 
 
 class Reply:
@@ -116,15 +117,13 @@ class Count:
         self.loads.append((running, waiting, kv_usage))
 
 
-Waiter = Callable[[], bool]
-
-
 def small_weights(vocabulary: int = END + 1, width: int = 32, heads: int = 4, layers: int = 3) -> Weights:
     """A transformer that has learnt nothing, with numbers large enough that every part of it matters."""
     random = np.random.default_rng(7)
 
     def matrix(rows: int, columns: int) -> Floats:
-        return (random.standard_normal((rows, columns)) / rows**0.5).astype(np.float32)
+        made: Floats = (random.standard_normal((rows, columns)) / rows**0.5).astype(np.float32)
+        return made
 
     made = tuple(
         Layer(matrix(width, 3 * width), matrix(width, width), matrix(width, 4 * width), matrix(4 * width, width))

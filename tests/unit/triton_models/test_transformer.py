@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tinyllm.plain import plain_logits
 from tinyllm.tokenizer import Vocabulary
 from tinyllm.transformer import Chunk, Transformer
-from tinyllm.weights import read_weights
+from tinyllm.weights import Floats, read_weights
 
 from tests.unit.triton_models.engine_parts import small_weights
 
@@ -33,8 +33,9 @@ class Seat:
         begin, self.computed = self.computed, min(self.computed + length, len(self.tokens))
         return Chunk(self.tokens[begin : self.computed], begin, self.blocks)
 
-    def expected(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return plain_logits(WEIGHTS, self.tokens[: self.computed])[-1]
+    def expected(self) -> Floats:
+        logits: Floats = plain_logits(WEIGHTS, self.tokens[: self.computed])[-1]
+        return logits
 
 
 def seats(lengths: Sequence[int], seed: int = 0) -> tuple[Transformer, list[Seat]]:

@@ -1,7 +1,7 @@
 """Triton's python backend over the engine: tensors in, tensors out, exactly as Triton's vLLM backend has them.
 
-`execute` only enqueues; the engine's thread computes, and a thread of its own answers through the response senders. This
-is the only file here that imports Triton.
+`execute` only enqueues; the engine's thread computes, and another thread answers through the response senders. This is
+the only file here that imports Triton.
 """
 
 import json
@@ -159,8 +159,9 @@ class Metrics:
 
 def read_limits(given: dict[str, dict[str, str]]) -> Limits:
     """The engine's limits from config.pbtxt; a parameter that is not there keeps its default."""
-    kinds = {field.name: float if field.name == "token_ms" else int for field in fields(Limits)}
-    return Limits(**{name: kinds[name](given[name]["string_value"]) for name in kinds if name in given})
+    told = {name: value["string_value"] for name, value in given.items()}
+    sizes = {field.name: int(told[field.name]) for field in fields(Limits) if field.type is int and field.name in told}
+    return Limits(token_ms=float(told.get("token_ms", 0)), **sizes)
 
 
 def _tensor(name: str, prompt_tokens: int, pieces: list[Piece]) -> Any:

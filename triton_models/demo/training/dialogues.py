@@ -144,7 +144,9 @@ class Author:
         if chance < 0.75:
             return self._pick("noise", "glue")
         if chance < 0.85:
-            return "".join(random.choice("bcdfghklmnprstvz") + random.choice("aeiou") for _ in range(random.randint(1, 4)))
+            return "".join(
+                random.choice("bcdfghklmnprstvz") + random.choice("aeiou") for _ in range(random.randint(1, 4))
+            )
         if chance < 0.92:
             return str(random.randint(0, 9999))
         return "".join(random.choice(string.ascii_letters + string.digits) for _ in range(random.randint(2, 9)))

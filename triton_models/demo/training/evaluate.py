@@ -1,4 +1,4 @@
-"""Measures the demo model on held-out prompts: how many answers hold words that only a cat says, and how many are short.
+"""Measures the demo model on held-out prompts: how many answers hold a cat's words, how many are short.
 
     python triton_models/demo/training/evaluate.py --prompts 50
 

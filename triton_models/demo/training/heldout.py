@@ -1,4 +1,4 @@
-"""The evaluation's prompts: combinations that the corpus cannot hold (see grammar.held_out), written down for all to see."""
+"""The evaluation's prompts: combinations that the corpus cannot hold (see grammar.held_out), written to a file."""
 
 import json
 from collections.abc import Iterator

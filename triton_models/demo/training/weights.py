@@ -1,4 +1,4 @@
-"""The trained weights as a file that numpy alone can read: fp16 arrays, the shape of the model, a checksum beside it."""
+"""The trained weights as a file that numpy alone can read: fp16 arrays and the model's shape; a checksum beside it."""
 
 import hashlib
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ class Shape:
 
 
 def write_weights(state: dict[str, Any], shape: Shape, folder: Path) -> None:
-    """`weights.npz` and `weights.sha256`; `state` maps names to PyTorch tensors. The same state gives the same bytes."""
+    """`weights.npz` and `weights.sha256`; `state`: PyTorch tensors by name. The same state gives the same bytes."""
     arrays = {name: tensor.detach().cpu().numpy().astype(np.float16) for name, tensor in state.items()}
     sizes = {f"shape.{name}": np.array(size, np.int64) for name, size in asdict(shape).items()}
     np.savez(folder / "weights.npz", **arrays, **sizes)

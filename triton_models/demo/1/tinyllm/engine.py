@@ -63,9 +63,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.kv_blocks * self.block_size < self.max_model_len:
-            raise ValueError(
-                f"{self.kv_blocks} KV blocks of {self.block_size} tokens do not hold one request of {self.max_model_len}"
-            )
+            held = f"{self.kv_blocks} KV blocks of {self.block_size} tokens"
+            raise ValueError(f"{held} do not hold one request of {self.max_model_len}")
 
 
 class Engine:

@@ -39,4 +39,5 @@ def _turned(x: Floats, turns: np.ndarray[tuple[int, ...], np.dtype[np.complex128
     """Pairs of coordinates as complex numbers, turned by their positions' angles."""
     half = x.shape[1] // 2
     turned = (x[:, :half] + 1j * x[:, half:]) * turns
-    return np.concatenate((turned.real, turned.imag), 1).astype(np.float32)
+    result: Floats = np.concatenate((turned.real, turned.imag), 1).astype(np.float32)
+    return result

@@ -31,8 +31,8 @@ class Scheduler:
     """Waiting and running sequences and their blocks. Not for several threads."""
 
     def __init__(self, pool: BlockPool, max_num_seqs: int, max_step_tokens: int) -> None:
-        """At most `max_num_seqs` sequences run, and a step computes at most `max_step_tokens` tokens, which must be more:
-        or else prompts would wait for as long as all places are taken."""
+        """At most `max_num_seqs` sequences run, and a step computes at most `max_step_tokens` tokens: more than those,
+        or prompts would wait for as long as all places are taken."""
         if max_step_tokens <= max_num_seqs:
             raise ValueError(f"max_step_tokens ({max_step_tokens}) must be greater than max_num_seqs ({max_num_seqs})")
         self._pool = pool

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .requests import Piece, Sequence, Told, TokenLogprob
+from .requests import Piece, Sequence, TokenLogprob, Told
 from .sampling import Probabilities, choose, logprobs
 from .weights import Floats
 

@@ -38,7 +38,7 @@ def draw(pressure: dict[str, Any], path: Path) -> None:
     for row in rows:
         row.grid(alpha=0.3)
         row.set_ylim(bottom=0)
-        row.legend(loc="upper left")
+        row.legend(loc="lower right" if row is rows[0] else "center left")
     rows[0].set_title(f"{len(done)} long prompts on a small KV budget: the demo model on Triton")
     rows[2].set_xlabel("seconds")
     figure.savefig(path, dpi=110)

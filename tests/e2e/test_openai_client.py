@@ -142,7 +142,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_the_model_sees_it(
 ) -> None:
     before = stack.scrape("CATFLAP_TRITON_METRICS_PORT")
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "long " * 600}])
+        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "long " * 4000}])
     assert refused.value.code == "context_length_exceeded"
     after = stack.scrape("CATFLAP_TRITON_METRICS_PORT")
     prompts = [name for name in before if "prompt_tokens_total" in name]

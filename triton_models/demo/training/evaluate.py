@@ -1,4 +1,4 @@
-"""Measures the demo model on held-out prompts: how many answers hold a cat's words, how many are short.
+"""Measures the demo model on prompts it never saw: how many answers hold a cat's words, how many are short.
 
     python triton_models/demo/training/evaluate.py --prompts 50
 
@@ -25,8 +25,9 @@ from tinyllm.transformer import Transformer
 from tinyllm.weights import read_weights
 
 from training.corpus import prompt
-from training.grammar import cat_words, read_lexicon
+from training.grammar import cat_words, read_grammar, read_lexicon
 from training.heldout import HeldOut, read_held_out
+from training.outside import outside_prompts
 
 SHORT_WORDS = 2
 
@@ -130,6 +131,7 @@ def main() -> None:
     given = parser.parse_args()
     every = read_held_out(MODEL / "held_out.jsonl")
     prompts = [one for case in dict.fromkeys(p.case for p in every) for one in _first(every, case, given.prompts)]
+    prompts += outside_prompts(read_grammar())
     engine = load(given.weights, Limits(max_queue=len(prompts)))
     engine.start()
     began = time.monotonic()

@@ -23,6 +23,8 @@ from .writing import Names, advance, nothing
 POLL_STEPS = 4
 """A request that writes is asked every so many steps whether it was cancelled: the question crosses to the server's
 process and back, which costs as much as sending a token does. One that reads its prompt is asked at every step."""
+WAITING_POLL_STEPS = 32
+"""One that waits holds nothing that others need, and there may be hundreds of them."""
 
 
 class Vocabulary(Names, Protocol):
@@ -184,9 +186,10 @@ class Engine:
         """Ask the requests that are due whether anyone still waits for them."""
         self._steps += 1
         for index, request in enumerate(list(self._scheduler.requests())):
-            writes = any(sequence.generated for sequence in request.sequences)
-            reads = not writes and any(sequence.blocks for sequence in request.sequences)
-            if (reads or (index + self._steps) % POLL_STEPS == 0) and request.sink.cancelled():
+            runs = any(sequence.blocks for sequence in request.sequences)
+            reads = runs and not any(sequence.generated for sequence in request.sequences)
+            every = 1 if reads else POLL_STEPS if runs else WAITING_POLL_STEPS
+            if (index + self._steps) % every == 0 and request.sink.cancelled():
                 self._scheduler.remove(request)
                 self._sender.put(request.sink.drop)
 

@@ -17,6 +17,8 @@ EPSILON = np.float32(1e-5)
 ROPE_BASE = 10000.0
 HIDDEN = np.float32(-1e9)
 """Added to the score of a key that may not be seen; exp() makes it an exact zero."""
+GROUP = 8
+"""Most chunks whose attention is computed together: what is gathered for them should stay in the processor's cache."""
 Indices = npt.NDArray[np.intp]
 
 
@@ -117,7 +119,8 @@ class Transformer:
         for index, chunk in enumerate(chunks):
             used = self._used(chunk)
             alike[len(chunk.tokens), used.bit_length() if len(chunk.tokens) == 1 else -index - 1].append(index)
-        return [self._group([chunks[i] for i in members], ends[members]) for members in alike.values()]
+        parts = [members[i : i + GROUP] for members in alike.values() for i in range(0, len(members), GROUP)]
+        return [self._group([chunks[i] for i in part], ends[part]) for part in parts]
 
     def _group(self, chunks: Sequence[Chunk], ends: Indices) -> _Group:
         length = len(chunks[0].tokens)

@@ -67,7 +67,7 @@ def press(triton: str, metrics: str, asked: list[str], max_tokens: int) -> Press
     pressure = Pressure([])
     with ThreadPoolExecutor(len(asked) + 1) as pool:
         watching = pool.submit(_watch, metrics, began, over, pressure.samples)
-        running = [pool.submit(_ask, triton, text, seed, max_tokens, began) for seed, text in enumerate(asked)]
+        running = [pool.submit(_ask, triton, text, seed, max_tokens, began) for seed, text in enumerate(asked, 100)]
         try:
             pressure.ended = [one.result() for one in running]
         finally:

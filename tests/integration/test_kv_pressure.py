@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from lab.pressure import press, prompts
+from lab.pressure import Pressure, press, prompts
 from tests.integration.embedded_fixtures import FLEET, need_triton, triton_running
 from tests.support.tokens import demo_tokens
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MAX_TOKENS = 120
+ROUNDED = 1
+"""Most texts of fifty that may differ: float32 sums depend on the batch in the sixth digit, and one draw in some 100,000
+falls so near to the border between two tokens that this decides (docs/demo-model.md)."""
 
 
 def with_blocks(folder: Path, blocks: int) -> Path:
@@ -31,6 +34,12 @@ def with_blocks(folder: Path, blocks: int) -> Path:
     return copy / FLEET.name
 
 
+def differing(one: Pressure, other: Pressure) -> list[int]:
+    """Which prompts were answered with different texts."""
+    pairs = zip(one.ended, other.ended, strict=True)
+    return [index for index, (first, second) in enumerate(pairs) if first.text != second.text]
+
+
 def test_fifty_long_prompts_queue_yield_and_finish_and_none_is_lost_or_wrong(tmp_path: Path) -> None:
     need_triton()
     asked = prompts(50, 150)
@@ -43,7 +52,7 @@ def test_fifty_long_prompts_queue_yield_and_finish_and_none_is_lost_or_wrong(tmp
 
     assert [(one.reason, one.tokens) for one in pressed.ended] == [("length", MAX_TOKENS)] * 50
     assert [one.prompt_tokens for one in pressed.ended] == [demo_tokens(text) for text in asked]
-    assert [one.text for one in pressed.ended] == [one.text for one in roomy.ended]
+    assert len(differing(pressed, roomy)) <= ROUNDED
     assert alone == [pressed.ended[0].text]
     last = pressed.samples[-1]
     assert last["vllm:generation_tokens_total"] == 50 * MAX_TOKENS

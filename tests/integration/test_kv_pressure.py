@@ -16,8 +16,8 @@ from tests.support.tokens import demo_tokens
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MAX_TOKENS = 120
 ROUNDED = 1
-"""Most texts of fifty that may differ: float32 sums depend on the batch in the sixth digit, and one draw in some 100,000
-falls so near to the border between two tokens that this decides (docs/demo-model.md)."""
+"""Most texts of fifty that may differ: float32 sums depend on the batch in the sixth digit, and one draw in tens of
+thousands falls so near to the border between two tokens that this decides (docs/demo-model.md)."""
 
 
 def with_blocks(folder: Path, blocks: int) -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.embedded import triton as parts
 from gateway.embedded.problem import StartError
+from gateway.embedded.process import children
 from gateway.fleet.file import parse_fleet
 from tests.integration.embedded_fixtures import (
     FLEET,
@@ -37,7 +38,7 @@ def triton(tmp_path: Path) -> Iterator[Triton]:
 
 
 def stubs(pid: int) -> list[int]:
-    return [child for child in parts._children(pid) if not gone(child)]
+    return [child for child in children(pid) if not gone(child)]
 
 
 @pytest.mark.parametrize("victim", ["stub", "server"])

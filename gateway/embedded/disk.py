@@ -7,6 +7,7 @@ we look at the disk itself, say it once for all of them, and say when it is over
 import asyncio
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,14 +57,17 @@ def free_bytes(folder: Path) -> int:
 
 def cannot_write(folder: Path, problem: OSError) -> str:
     """The sentence for an OSError met while writing there."""
-    if problem.errno in FULL:
+    # copytree gathers its errors in one, which has their texts and no number.
+    gathered = str(problem.args[0]) if isinstance(problem, shutil.Error) else ""
+    if problem.errno in FULL or any(os.strerror(number) in gathered for number in FULL):
         return (
             f"The disk under {folder} is full: free some space there, or set CATFLAP_DATA_DIR to a directory on "
             f"another disk."
         )
+    reason = problem.strerror or type(problem).__name__
     return (
-        f"{problem.filename or folder} cannot be written ({problem.strerror}): mend that, or set CATFLAP_DATA_DIR to "
-        f"another directory."
+        f"{problem.filename or folder} cannot be written ({reason}): mend that, or set CATFLAP_DATA_DIR to another "
+        f"directory."
     )
 
 

@@ -37,8 +37,8 @@ async def watch_space(folder: Path, say: Callable[[str], None], least: int = LEA
         if left < least and not short:
             short = True
             say(
-                f"Disk: {_mib(left)} MiB left under {folder}: free some, or limits, keys and logs can soon not be "
-                f"written and requests are refused; all goes on by itself when there is room again"
+                f"Disk: {_mib(left)} MiB left under {folder}: free some; once it is full, Redis takes no writes and "
+                f"requests are refused with 503, until there is room"
             )
         elif short and left >= 2 * least:  # twice: at the brink it would be said every second
             short = False

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -46,6 +46,7 @@ async def running(settings: Settings, say: Say) -> AsyncIterator[Running]:
 
     `say` gets a line a step, with its seconds. Raises StartError with the one sentence to show.
     """
+    say = _lossy(say)
     fleet = _fleet(settings)
     embedded = [endpoint for endpoint in fleet.endpoints if endpoint.embedded]
     with only_one(settings.data_dir):
@@ -152,6 +153,17 @@ def _fleet(settings: Settings) -> Fleet:
         return read_fleet(settings.fleet)
     except FleetError as problem:
         raise StartError(str(problem)) from problem
+
+
+def _lossy(say: Say) -> Say:
+    """Standard error may be a pipe that nobody reads any more, or a file on the disk that is full. What cannot be said
+    is lost; the programs are watched all the same."""
+
+    def told(line: str) -> None:
+        with suppress(OSError, ValueError):
+            say(line)
+
+    return told
 
 
 @contextmanager

@@ -43,6 +43,17 @@ def test_a_child_that_hangs_is_replaced(shared: Up, program: str) -> None:
     until(shared.serves, within_s=AGAIN_S)
 
 
+def test_what_nobody_reads_any_more_ends_no_supervision(tmp_path: Path) -> None:
+    with up(private(tmp_path)) as running:
+        running.wait_ready()
+        assert running.process.stderr is not None
+        running.process.stderr.close()
+        for _ in range(2):
+            victim = child(running, " serve$")
+            os.kill(victim, signal.SIGKILL)
+            until(lambda: gone(victim) and running.serves(), within_s=AGAIN_S)  # noqa: B023
+
+
 def test_a_worker_that_hangs_is_replaced_while_the_others_serve(tmp_path: Path) -> None:
     """That is uvicorn's doing; `/livez` cannot show it, for another worker answers."""
     with up({**private(tmp_path), "CATFLAP_WORKERS": "2"}) as running:

@@ -3,9 +3,10 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gateway.embedded.disk import cannot_write
 from gateway.embedded.problem import StartError
 
 
@@ -19,9 +20,7 @@ def only_one(data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(data_dir / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as problem:
-        raise StartError(
-            f"The data directory {data_dir} cannot be used ({problem.strerror}): set CATFLAP_DATA_DIR to one that can."
-        ) from problem
+        raise StartError(f"The data directory cannot be used. {cannot_write(data_dir, problem)}") from problem
     try:
         _take(handle, data_dir)
         yield
@@ -38,5 +37,7 @@ def _take(handle: int, data_dir: Path) -> None:
             f"Another `catflap up`{f' (process {holder})' if holder else ''} runs on the data directory {data_dir}: "
             f"stop it, or set CATFLAP_DATA_DIR to another directory."
         ) from problem
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, str(os.getpid()).encode(), 0)
+    # For the other's sentence only; a full disk, which refuses it, is told by those who need the room.
+    with suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)

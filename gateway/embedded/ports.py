@@ -23,27 +23,48 @@ class Port:
 
 
 def needed_ports(settings: Settings, embedded: Iterable[Endpoint]) -> list[Port]:
-    """Every port of this run; a metrics port of 0 is none."""
-    ports = [
-        Port("the data plane", settings.host, settings.port, "CATFLAP_PORT"),
-        Port("the admin plane", settings.admin_host, settings.admin_port, "CATFLAP_ADMIN_PORT"),
-        Port("the data plane's metrics", settings.metrics_host, settings.metrics_port, "CATFLAP_METRICS_PORT"),
-        Port(
-            "the admin plane's metrics",
-            settings.metrics_host,
-            settings.admin_metrics_port,
-            "CATFLAP_ADMIN_METRICS_PORT",
-        ),
-        Port("the readers' metrics", settings.metrics_host, settings.work_metrics_port, "CATFLAP_WORK_METRICS_PORT"),
-    ]
+    """Every port of this run."""
+    ports = [*serve_ports(settings), *admin_ports(settings), *work_ports(settings)]
     for endpoint in embedded:
-        ports.append(Port("Triton", *endpoint.address, "CATFLAP_TRITON_PORT"))
-        if endpoint.metrics is not None:
-            parts = urlsplit(endpoint.metrics)
-            ports.append(
-                Port("Triton's metrics", parts.hostname or "", parts.port or 80, "CATFLAP_TRITON_METRICS_PORT")
-            )
-    return [port for port in ports if port.port]
+        ports += triton_ports(endpoint)
+    return ports
+
+
+def serve_ports(settings: Settings) -> tuple[Port, ...]:
+    """The data plane's."""
+    return _used(
+        Port("the data plane", settings.host, settings.port, "CATFLAP_PORT"),
+        Port("the data plane's metrics", settings.metrics_host, settings.metrics_port, "CATFLAP_METRICS_PORT"),
+    )
+
+
+def admin_ports(settings: Settings) -> tuple[Port, ...]:
+    """The admin plane's."""
+    metrics = (settings.metrics_host, settings.admin_metrics_port)
+    return _used(
+        Port("the admin plane", settings.admin_host, settings.admin_port, "CATFLAP_ADMIN_PORT"),
+        Port("the admin plane's metrics", *metrics, "CATFLAP_ADMIN_METRICS_PORT"),
+    )
+
+
+def work_ports(settings: Settings) -> tuple[Port, ...]:
+    """The background readers'."""
+    metrics = (settings.metrics_host, settings.work_metrics_port)
+    return _used(Port("the readers' metrics", *metrics, "CATFLAP_WORK_METRICS_PORT"))
+
+
+def triton_ports(endpoint: Endpoint) -> tuple[Port, ...]:
+    """An embedded endpoint's."""
+    main = Port("Triton", *endpoint.address, "CATFLAP_TRITON_PORT")
+    if endpoint.metrics is None:
+        return _used(main)
+    parts = urlsplit(endpoint.metrics)
+    return _used(main, Port("Triton's metrics", parts.hostname or "", parts.port or 80, "CATFLAP_TRITON_METRICS_PORT"))
+
+
+def _used(*ports: Port) -> tuple[Port, ...]:
+    """A port of 0 is none."""
+    return tuple(port for port in ports if port.port)
 
 
 def check_ports(ports: Iterable[Port]) -> None:

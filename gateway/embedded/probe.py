@@ -1,4 +1,4 @@
-"""Short questions to a server that may not be there yet. Each gives an answer within a second."""
+"""Short questions to a server that may not be there yet, or not any more. None waits for ever."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,12 +7,35 @@ from typing import Any
 
 Connecting = Coroutine[Any, Any, tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 PROBE_TIMEOUT_S = 1.0
+"""For "is it ready yet", which is asked again at once."""
+PATIENCE_S = 3.75
+"""For "does it still live", where no answer has consequences."""
+PING = b"PING\r\n"
+
+
+async def http_answers(host: str, port: int, path: str) -> bool:
+    """Whether GET `path` is answered at all, with whatever status."""
+    return bool(await _ask(asyncio.open_connection(reachable(host), port), _get(host, path), PATIENCE_S))
+
+
+async def http_words(host: str, port: int, path: str, body: bytes) -> bytes:
+    """The answer to POST `path`, head and body; empty when there is none in time."""
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await asyncio.open_connection(reachable(host), port)
+            try:
+                writer.write(head.encode() + body)
+                return await reader.read()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return b""
 
 
 async def http_ok(host: str, port: int, path: str) -> bool:
     """Whether GET `path` is answered with status 200."""
-    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-    answer = await _ask(asyncio.open_connection(reachable(host), port), request)
+    answer = await _ask(asyncio.open_connection(reachable(host), port), _get(host, path))
     return answer.split(b" ", 2)[1:2] == [b"200"]
 
 
@@ -29,7 +52,12 @@ async def listens(host: str, port: int) -> bool:
 
 async def redis_answers(path: Path) -> bool:
     """Whether a Redis on this socket has loaded its data."""
-    return await _ask(asyncio.open_unix_connection(path), b"PING\r\n") == b"+PONG\r\n"
+    return await _ask(asyncio.open_unix_connection(path), PING) == b"+PONG\r\n"
+
+
+async def redis_says(path: Path) -> str:
+    """A Redis's answer to PING, which may be an error; empty when there is none in time."""
+    return (await _ask(asyncio.open_unix_connection(path), PING, PATIENCE_S)).decode(errors="replace").strip()
 
 
 def reachable(host: str) -> str:
@@ -37,10 +65,14 @@ def reachable(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104 - compared, not bound
 
 
-async def _ask(connecting: Connecting, request: bytes) -> bytes:
+def _get(host: str, path: str) -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+
+
+async def _ask(connecting: Connecting, request: bytes, within_s: float = PROBE_TIMEOUT_S) -> bytes:
     """The first line of the answer; empty when there is none in time."""
     try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
+        async with asyncio.timeout(within_s):
             reader, writer = await connecting
             try:
                 writer.write(request)

@@ -6,7 +6,8 @@ import shutil
 import stat
 from pathlib import Path
 
-from gateway.embedded.probe import redis_answers
+from gateway.embedded.disk import cannot_write
+from gateway.embedded.probe import redis_answers, redis_says
 from gateway.embedded.problem import StartError
 from gateway.embedded.service import Service
 from gateway.settings import Settings
@@ -26,7 +27,25 @@ def redis_service(settings: Settings) -> Service:
         environment={"PATH": os.defpath, "LANG": "C.UTF-8"},
         log=settings.data_dir.resolve() / "log" / "redis.log",
         ready=lambda: redis_answers(socket),
+        look=lambda pid: _unanswered(socket),
+        trouble=lambda: _trouble(socket, folder),
         stop_within_s=5,
+    )
+
+
+async def _unanswered(socket: Path) -> str | None:
+    """An error is an answer: a Redis that loads its data or runs a long script lives."""
+    return None if await redis_says(socket) else "it does not answer PING"
+
+
+async def _trouble(socket: Path, folder: Path) -> str | None:
+    """A Redis that could not append refuses writes, and says so when pinged. It tries again by itself."""
+    said = await redis_says(socket)
+    if not said.startswith("-MISCONF"):
+        return None
+    return (
+        f"takes no more writes, because it cannot append to its file in {folder} ({said.rpartition(': ')[2]}): make "
+        f"room there; it goes on by itself, and until then requests are refused with 503"
     )
 
 
@@ -68,9 +87,7 @@ def _private_folder(folder: Path) -> None:
         folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as problem:
-        raise StartError(
-            f"The folder {folder} cannot be made ({problem.strerror}): set CATFLAP_DATA_DIR to another directory."
-        ) from problem
+        raise StartError(f"Redis has no folder. {cannot_write(folder, problem)}") from problem
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise StartError(f"{folder} belongs to someone else: set CATFLAP_DATA_DIR to a directory of your own.")
     if stat.S_IMODE(found.st_mode) != PRIVATE:

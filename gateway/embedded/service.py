@@ -1,12 +1,10 @@
-"""What the supervisor must know of a program to run it, and the pure part of deciding when to run it again."""
+"""What the supervisor must know of a program to run it and to see that it works."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BACKOFF_FIRST_S = 0.5
-BACKOFF_MOST_S = 30.0
-HEALTHY_S = 60.0
+from gateway.embedded.ports import Port
 
 
 async def _yes() -> bool:
@@ -14,6 +12,14 @@ async def _yes() -> bool:
 
 
 def _nothing() -> None:
+    return None
+
+
+async def _no_trouble() -> str | None:
+    return None
+
+
+async def _answers(pid: int) -> str | None:
     return None
 
 
@@ -30,18 +36,27 @@ class Service:
     ready: Callable[[], Awaitable[bool]] = _yes
     """Asked every few milliseconds from the start on, until it says yes."""
     ready_within_s: float = 30.0
+    ports: tuple[Port, ...] = ()
+    """What it listens on: looked at before each start, so that another program's answer is never taken for its own."""
     stop_within_s: float = 5.0
     """After SIGTERM; then SIGKILL."""
     clear: Callable[[], None] = _nothing
     """Clears away what a killed life left behind: called before each start and after the last end."""
     illness: Callable[[int, "LogReader"], str | None] = field(default=lambda pid, log: None)
     """Asked four times a second while process `pid` lives: why it is of no use any more, or None."""
+    look: Callable[[int], Awaitable[str | None]] = _answers
+    """Asked every second while process `pid` lives: what of it does not answer, or None; silence is an answer too. The
+    question must be one that heavy work does not keep waiting: two in a row unanswered have the program killed."""
+    trouble: Callable[[], Awaitable[str | None]] = _no_trouble
+    """What it cannot do although it lives and answers, or None; a restart would not mend it, so it is only said."""
     decisive: Callable[[str], str] = lambda text: last_line(text)
     """The line of its log (of this life) that tells why it ended."""
 
 
 class LogReader:
-    """One life's part of a log file: what was written since `start`, in pieces as it grows."""
+    """One life's part of a log file: what was written since `start`, in pieces as it grows.
+
+    Someone may tidy the file away while its program writes it: then there is nothing to read, and no error."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -50,31 +65,21 @@ class LogReader:
 
     def new_text(self) -> str:
         """What has been written since the last call."""
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            data = file.read()
+        data = self._from(self._read, -1)
         self._read += len(data)
         return data.decode(errors="replace")
 
     def text(self, most_bytes: int = 1 << 20) -> str:
         """All of this life's text, or the first megabyte of it."""
-        with self._path.open("rb") as file:
-            file.seek(self._start)
-            return file.read(most_bytes).decode(errors="replace")
+        return self._from(self._start, most_bytes).decode(errors="replace")
 
-
-class Backoff:
-    """How long to wait before the next start: 0.5 s, doubling to 30 s, from the beginning after a healthy minute."""
-
-    def __init__(self) -> None:
-        self._next_s = BACKOFF_FIRST_S
-
-    def after(self, lived_s: float) -> float:
-        """The wait in seconds after a life of `lived_s` seconds (0 for a start that failed)."""
-        if lived_s >= HEALTHY_S:
-            self._next_s = BACKOFF_FIRST_S
-        wait, self._next_s = self._next_s, min(2 * self._next_s, BACKOFF_MOST_S)
-        return wait
+    def _from(self, position: int, most_bytes: int) -> bytes:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(position)
+                return file.read(most_bytes)
+        except OSError:
+            return b""
 
 
 def last_line(text: str) -> str:

@@ -5,16 +5,17 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.embedded.devkey import development_key
+from gateway.embedded.disk import cannot_write, check_space, watch_space
 from gateway.embedded.lock import only_one
-from gateway.embedded.ports import check_ports, needed_ports
-from gateway.embedded.probe import http_ok, listens, reachable
+from gateway.embedded.ports import Port, admin_ports, check_ports, needed_ports, serve_ports, work_ports
+from gateway.embedded.probe import http_answers, http_ok, listens, reachable
 from gateway.embedded.problem import StartError
 from gateway.embedded.redis import redis_service
 from gateway.embedded.service import Service
@@ -24,6 +25,7 @@ from gateway.fleet.file import Fleet, FleetError, read_fleet
 from gateway.settings import Settings
 from gateway.storage.migrate import migrate
 
+Ready = Callable[[], Awaitable[bool]]
 GATEWAY_READY_S = 30.0
 GATEWAY_STOP_S = 5.0  # on top of the time that running streams get
 
@@ -44,14 +46,18 @@ async def running(settings: Settings, say: Say) -> AsyncIterator[Running]:
 
     `say` gets a line a step, with its seconds. Raises StartError with the one sentence to show.
     """
+    say = _lossy(say)
     fleet = _fleet(settings)
     embedded = [endpoint for endpoint in fleet.endpoints if endpoint.embedded]
     with only_one(settings.data_dir):
+        check_space(settings.data_dir.resolve())
         check_ports(needed_ports(settings, embedded))
         # All are made before any is started: what is missing on this machine is said at once.
         redis = [] if settings.redis_url else [redis_service(settings)]
         triton = [triton_service(fleet, endpoint, settings.data_dir) for endpoint in embedded]
         async with AsyncExitStack() as life:
+            watch = asyncio.create_task(watch_space(settings.data_dir.resolve(), say), name="watch the disk")
+            life.callback(watch.cancel)
             await _start(life, redis, say)
             key = await _prepare_database(settings, say)
             await _start(life, triton, say)
@@ -68,26 +74,39 @@ def gateway_services(settings: Settings) -> list[Service]:
     """Catflap's own processes. They read the same environment as this one, in the same directory."""
     log = settings.data_dir.resolve() / "log"
 
-    def service(name: str, words: tuple[str, ...], ready: Callable[[], Awaitable[bool]]) -> Service:
+    def service(words: tuple[str, ...], ready: Ready, alive: tuple[str, int, str], ports: tuple[Port, ...]) -> Service:
         return Service(
             name=f"catflap {' '.join(words)}",
             # -P: the directory we happen to be in must not lend us its modules.
             command=(sys.executable, "-P", "-c", "from gateway.cli import main; main()", *words),
             environment=dict(os.environ),
-            log=log / f"{name}.log",
+            log=log / f"{words[0]}.log",
             ready=ready,
             ready_within_s=GATEWAY_READY_S,
             stop_within_s=settings.drain_timeout_s + GATEWAY_STOP_S,
+            ports=ports,
+            look=partial(_unanswered, *alive),
         )
 
-    services = [
-        service("serve", ("serve",), lambda: http_ok(settings.host, settings.port, "/readyz")),
-        service("admin", ("admin",), lambda: http_ok(settings.admin_host, settings.admin_port, "/readyz")),
+    data, admin = (settings.host, settings.port), (settings.admin_host, settings.admin_port)
+    work = (settings.metrics_host, settings.work_metrics_port)
+    return [
+        service(("serve",), partial(http_ok, *data, "/readyz"), (*data, "/livez"), serve_ports(settings)),
+        service(("admin",), partial(http_ok, *admin, "/readyz"), (*admin, "/livez"), admin_ports(settings)),
+        service(
+            ("work", "all"),
+            partial(listens, *work) if settings.work_metrics_port else _at_once,
+            (*work, "/metrics"),
+            work_ports(settings),
+        ),
     ]
-    if settings.work_metrics_port:
-        ready = partial(listens, settings.metrics_host, settings.work_metrics_port)
-        return [*services, service("work", ("work", "all"), ready)]
-    return [*services, service("work", ("work", "all"), _at_once)]
+
+
+async def _unanswered(host: str, port: int, path: str, pid: int) -> str | None:
+    """Any answer is one. Without a port there is nothing to ask; a stopped process is seen all the same."""
+    if not port or await http_answers(host, port, path):
+        return None
+    return f"it does not answer {path}"
 
 
 async def _start(life: AsyncExitStack, services: Sequence[Service], say: Say) -> None:
@@ -122,7 +141,9 @@ async def _prepare_database(settings: Settings, say: Say) -> str:
         try:
             await asyncio.to_thread(migrate, settings.database())
             return await development_key(settings)
-        except (SQLAlchemyError, ValueError, OSError) as problem:
+        except OSError as problem:
+            raise StartError(f"The database cannot be used. {cannot_write(settings.data_dir, problem)}") from problem
+        except (SQLAlchemyError, ValueError) as problem:
             reason = str(problem).partition("\n")[0]
             raise StartError(f"The database cannot be used: {reason} (CATFLAP_DATABASE_URL).") from problem
 
@@ -132,6 +153,17 @@ def _fleet(settings: Settings) -> Fleet:
         return read_fleet(settings.fleet)
     except FleetError as problem:
         raise StartError(str(problem)) from problem
+
+
+def _lossy(say: Say) -> Say:
+    """Standard error may be a pipe that nobody reads any more, or a file on the disk that is full. What cannot be said
+    is lost; the programs are watched all the same."""
+
+    def told(line: str) -> None:
+        with suppress(OSError, ValueError):
+            say(line)
+
+    return told
 
 
 @contextmanager

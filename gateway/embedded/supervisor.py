@@ -8,7 +8,6 @@ binds its life to ours.
 import asyncio
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,11 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.embedded import launcher
+from gateway.embedded.disk import cannot_write
+from gateway.embedded.ports import check_ports
 from gateway.embedded.problem import StartError
-from gateway.embedded.service import Backoff, LogReader, Service
+from gateway.embedded.restarts import Restarts
+from gateway.embedded.service import LogReader, Service
+from gateway.embedded.vigil import Vigil, kill_group
 
 READY_POLL_S = 0.02
-HEALTH_POLL_S = 0.25
+PORTS_FREE_S = 1.0
 LARGEST_LOG = 16 << 20
 """Bytes; a larger log is put aside as `NAME.1` when its program is started by a new `catflap up`."""
 
@@ -50,6 +53,7 @@ class Supervisor:
         _put_aside(self.service.log)
         await self._live()
         self._watcher = asyncio.create_task(self._watch(), name=f"watch {self.service.name}")
+        self._watcher.add_done_callback(self._watch_ended)
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL when its time is over; returns when the process and its group are gone."""
@@ -73,29 +77,50 @@ class Supervisor:
             self._say(f"{self.service.name}: did not stop within {self.service.stop_within_s:g} s, killed")
 
     async def _watch(self) -> None:
-        """Whenever the program ends or is of no use any more, start it again, with back-off."""
-        backoff = Backoff()
+        """Whenever the program ends or is of no use any more, start it again, with back-off (restarts.py)."""
+        restarts = Restarts(self.service.name, str(self.service.log))
         while True:
-            reason = await self._illness()
+            reason = await self._vigil().illness()
             noticed = time.monotonic()
-            await self._end()
-            wait_s = backoff.after(noticed - self._began)
-            self._say(f"{self.service.name}: {reason}; starting it again in {wait_s:g} s")
-            await asyncio.sleep(wait_s)
-            if not await self._again():
-                continue  # it does not run: that is its illness now
-            self._say(f"{self.service.name}: works again after {time.monotonic() - noticed:.1f} s")
+            wait_s: float | None = self._tell(restarts.ended(noticed, reason, noticed - self._began))
+            await self._end()  # after its line: a process that waits for a broken disk takes its time to be killed
+            while wait_s is not None:
+                await asyncio.sleep(wait_s)
+                wait_s = await self._again(restarts)
+            self._say(restarts.works(time.monotonic() - noticed))
 
-    async def _again(self) -> bool:
+    async def _again(self, restarts: Restarts) -> float | None:
+        """One try: None when it works, else the wait before the next one."""
         self.restarts += 1
         try:
             await self._live()
-        except (StartError, OSError) as problem:  # OSError: a full disk, say, under its log
-            self._say(str(problem))
-            return False
-        return True
+        except StartError as problem:
+            return self._tell(restarts.did_not_start(time.monotonic(), str(problem)))
+        return None
+
+    def _tell(self, verdict: tuple[float, list[str]]) -> float:
+        wait_s, lines = verdict
+        for line in lines:
+            self._say(line)
+        return wait_s
 
     async def _live(self) -> None:
+        """Start the process and wait until it works. Raises StartError, leaving nothing behind."""
+        service = self.service
+        await _until_free(service)
+        try:
+            await self._spawn()
+        except OSError as problem:
+            raise StartError(
+                f"{service.name} cannot be started. {cannot_write(service.log.parent, problem)}"
+            ) from problem
+        try:
+            await self._until_ready(self._running())
+        except BaseException:  # cancelled in the middle, most likely: the child must not stay
+            await self._end()
+            raise
+
+    async def _spawn(self) -> None:
         service = self.service
         service.clear()
         service.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -110,11 +135,6 @@ class Supervisor:
                 env=dict(service.environment),
                 start_new_session=True,
             )
-        try:
-            await self._until_ready(self._process)
-        except BaseException:  # cancelled in the middle, most likely: the child must not stay
-            await self._end()
-            raise
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
         service, log = self.service, self._log
@@ -132,27 +152,41 @@ class Supervisor:
                 f"{service.name} is not ready after {service.ready_within_s:g} s: see its log {service.log}."
             ) from late
 
-    async def _illness(self) -> str:
-        """Wait until there is one."""
-        process, log = self._process, self._log
-        if process is None or log is None:
-            return "it does not run"
-        while process.returncode is None:
-            if reason := self.service.illness(process.pid, log):
-                return reason
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HEALTH_POLL_S):
-                    await process.wait()
-        return _ended(process.returncode)
+    def _vigil(self) -> Vigil:
+        assert self._log is not None
+        return Vigil(self.service, self._running(), self._log, self._say)
+
+    def _running(self) -> asyncio.subprocess.Process:
+        assert self._process is not None
+        return self._process
 
     async def _end(self) -> None:
         """Kill what is left of the process and of its group, and wait for it."""
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the leader's id is the group's, also after the leader's end
+        kill_group(process.pid)
         await process.wait()
+
+    def _watch_ended(self, watcher: asyncio.Task[None]) -> None:
+        """It never should. Should it have a fault of its own, nobody is left to believe that it still watches."""
+        if not watcher.cancelled() and (fault := watcher.exception()) is not None:
+            self._say(
+                f"{self.service.name}: is not watched any more (a fault of Catflap: {type(fault).__name__}: {fault}); "
+                f"start `catflap up` again"
+            )
+
+
+async def _until_free(service: Service) -> None:
+    """A killed program's own children may hold its ports a moment longer. Raises StartError, naming the port."""
+    due = time.monotonic() + PORTS_FREE_S
+    while True:
+        try:
+            return check_ports(service.ports)
+        except StartError:
+            if time.monotonic() >= due:
+                raise
+        await asyncio.sleep(READY_POLL_S)
 
 
 def _launched(command: tuple[str, ...]) -> tuple[str, ...]:
@@ -160,12 +194,7 @@ def _launched(command: tuple[str, ...]) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", str(Path(launcher.__file__)), str(os.getpid()), *command)
 
 
-def _ended(status: int) -> str:
-    if status < 0:
-        return f"ended by {signal.Signals(-status).name}"
-    return f"ended with status {status}"
-
-
 def _put_aside(log: Path) -> None:
-    if log.exists() and log.stat().st_size > LARGEST_LOG:
-        log.replace(log.with_name(log.name + ".1"))
+    with contextlib.suppress(OSError):  # a log too long is no reason not to start
+        if log.stat().st_size > LARGEST_LOG:
+            log.replace(log.with_name(log.name + ".1"))

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gateway.embedded.disk import cannot_write
+from gateway.embedded.ports import triton_ports
 from gateway.embedded.probe import http_ok
 from gateway.embedded.problem import StartError
 from gateway.embedded.service import Service
+from gateway.embedded.triton_health import dead_stub, unanswered
 from gateway.embedded.triton_log import decisive_line, stub_complaint
 from gateway.fleet.file import Endpoint, Fleet
 
@@ -55,8 +58,10 @@ def triton_service(fleet: Fleet, endpoint: Endpoint, data_dir: Path) -> Service:
     try:
         assemble(parts, folder, _models(fleet, endpoint))
     except OSError as problem:
-        raise StartError(f"Triton's folder {folder} cannot be put together: {problem.strerror}.") from problem
+        raise StartError(f"Triton's folder cannot be put together. {cannot_write(folder, problem)}") from problem
     host, port = endpoint.address
+    models = _models(fleet, endpoint)
+    askable = [name for name, _ in models if name in _with_vllm_tensors(fleet)]
     prefix = shared_memory_prefix(folder)
     return Service(
         name="Triton",
@@ -67,7 +72,9 @@ def triton_service(fleet: Fleet, endpoint: Endpoint, data_dir: Path) -> Service:
         ready_within_s=60,
         stop_within_s=EXIT_TIMEOUT_S + 3,
         clear=lambda: clear_shared_memory(prefix),
-        illness=lambda pid, log: dead_stub(pid, len(_models(fleet, endpoint))) or stub_complaint(log.new_text()),
+        ports=triton_ports(endpoint),
+        illness=lambda pid, log: dead_stub(pid, len(models)) or stub_complaint(log.new_text()),
+        look=lambda pid: unanswered(pid, host, port, askable),
         decisive=decisive_line,
     )
 
@@ -121,17 +128,6 @@ def assemble(parts: Parts, folder: Path, models: Iterable[tuple[str, Path]]) -> 
         (folder / "models" / name).symlink_to(source.resolve())
 
 
-def dead_stub(pid: int, wanted: int) -> str | None:
-    """Why the server `pid` cannot serve: fewer than `wanted` of its stubs live.
-
-    The server itself stays "ready" without its stub, and keeps the dead one as a zombie.
-    """
-    if not Path(f"/proc/{pid}/task/{pid}/children").exists():
-        return None  # just ended (the supervisor sees that itself), or a kernel that does not list children
-    living = sum(_lives(child) for child in _children(pid))
-    return None if living >= wanted else f"a model's process is gone ({living} of {wanted} live)"
-
-
 def shared_memory_prefix(folder: Path) -> str:
     """The beginning of the names of this data directory's shared memory regions."""
     return f"catflap_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}_"
@@ -146,6 +142,10 @@ def clear_shared_memory(prefix: str) -> None:
 def _models(fleet: Fleet, endpoint: Endpoint) -> list[tuple[str, Path]]:
     names = {model.triton.name for model in fleet.models if endpoint.name in model.endpoints}
     return [(name, fleet.path(name)) for name in sorted(names)]
+
+
+def _with_vllm_tensors(fleet: Fleet) -> set[str]:
+    return {model.triton.name for model in fleet.models if model.adapter == "vllm"}
 
 
 def _options(endpoint: Endpoint, folder: Path, prefix: str) -> tuple[str, ...]:
@@ -181,23 +181,3 @@ def _environment(parts: Parts, folder: Path) -> dict[str, str]:
         # on a machine with other work (docs/demo-model.md has the measurement).
         "OPENBLAS_NUM_THREADS": "1",
     }
-
-
-def _children(pid: int) -> list[int]:
-    """The processes that any thread of `pid` has started."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += map(int, task.read_text().split())
-        except OSError:  # the thread, or all of it, has ended since
-            continue
-    return found
-
-
-def _lives(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")

@@ -1,12 +1,13 @@
 """Logs: JSON lines on standard error. Never content, never secrets: events carry ids, counts, names and durations."""
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
 from datetime import UTC, datetime
 from queue import SimpleQueue
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import msgspec
 import structlog
@@ -29,12 +30,29 @@ def configure(level: str) -> None:
             lambda _logger, _method, event: _encode(event).decode(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", Lenient(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+
+
+class Lenient:
+    """A stream that drops what it cannot write. Standard error may lie on a disk that is full, and a line about an
+    error must not become one: a background reader that says it waits would end by saying so."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class _JsonFormatter(logging.Formatter):

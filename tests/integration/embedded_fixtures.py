@@ -1,8 +1,11 @@
 """A supervised program, run from synchronous tests: an event loop in a thread, and words to wait on."""
 
 import asyncio
+import contextlib
 import json
 import os
+import random
+import shutil
 import socket
 import threading
 import time
@@ -22,6 +25,7 @@ from gateway.embedded.triton import find_parts, triton_service
 from gateway.fleet.file import parse_fleet
 
 WAIT_S = 30.0
+PORTS_BELOW_CLIENTS = (20_000, 32_000)
 ROOT = Path(__file__).parents[2]
 FLEET = ROOT / "triton_models" / "fleet.demo.yaml"
 
@@ -54,14 +58,18 @@ class Hosted:
         assert pid is not None
         return pid
 
-    def heard(self, words: str, after: float) -> float:
+    def tries(self, number: int) -> None:
+        """Wait until it has been started again so often."""
+        until(lambda: self.supervisor.restarts >= number)
+
+    def heard(self, words: str, after: float, within_s: float = WAIT_S) -> float:
         """Wait for a line with these words, said after the given time; seconds from then to it."""
 
         def match() -> list[float]:
             return [at - after for at, line in self.said if at >= after and words in line]
 
         with self._changed:
-            assert self._changed.wait_for(lambda: bool(match()), WAIT_S), self.said
+            assert self._changed.wait_for(lambda: bool(match()), within_s), self.said
         return match()[0]
 
     def _say(self, line: str) -> None:
@@ -113,26 +121,40 @@ class Triton:
             lines = response.read().decode().splitlines()
         return float(next(line for line in lines if line.startswith(name + "{")).rpartition(" ")[2])
 
-    def answers(self) -> bool:
-        """Whether one token can be had."""
+    def answers(self, max_tokens: int = 1) -> bool:
+        """Whether so many tokens can be had."""
         try:
-            return len(self.stream("hi", {"max_tokens": 1})) == 1
+            return len(self.stream("hi", {"max_tokens": max_tokens, "ignore_eos": True})) == max_tokens
         except (OSError, ValueError):  # HTTPError is an OSError
             return False
 
 
 @contextmanager
-def triton_running(data_dir: Path, fleet_file: Path = FLEET) -> Iterator[Triton]:
-    """The demo model on an embedded Triton of its own, on free ports."""
+def triton_running(
+    data_dir: Path, fleet_file: Path = FLEET, change_model: Callable[[str], str] | None = None
+) -> Iterator[Triton]:
+    """The demo model on an embedded Triton of its own, on free ports; with `change_model`, a copy whose model.py is
+    what that makes of it, in `models/demo` beside the data directory."""
+    triton = triton_hosted(data_dir, change_model, fleet_file)
+    try:
+        triton.hosted.start()
+        yield triton
+    finally:
+        triton.hosted.stop()
+
+
+def triton_hosted(data_dir: Path, change_model: Callable[[str], str] | None = None, fleet_file: Path = FLEET) -> Triton:
+    """The same, not started yet."""
     port, metrics_port = free_ports(2)
     environment = {"CATFLAP_TRITON_PORT": str(port), "CATFLAP_TRITON_METRICS_PORT": str(metrics_port)}
-    fleet = parse_fleet(fleet_file.read_text(), str(fleet_file), str(fleet_file.parent), environment)
-    hosted = Hosted(triton_service(fleet, fleet.endpoints[0], data_dir))
-    hosted.start()
-    try:
-        yield Triton(hosted, port, metrics_port)
-    finally:
-        hosted.stop()
+    repository = fleet_file.parent
+    if change_model is not None:
+        repository = data_dir.parent / "models"
+        shutil.copytree(fleet_file.parent / "demo", repository / "demo")
+        model = repository / "demo" / "1" / "model.py"
+        model.write_text(change_model(model.read_text()))
+    fleet = parse_fleet(fleet_file.read_text(), str(fleet_file), str(repository), environment)
+    return Triton(Hosted(triton_service(fleet, fleet.endpoints[0], data_dir)), port, metrics_port)
 
 
 def need_triton() -> None:
@@ -146,15 +168,15 @@ def need_triton() -> None:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that were free a moment ago; nothing else on this machine should take them from a random range."""
-    listeners = [socket.socket() for _ in range(number)]
-    try:
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
+    """Ports that were free a moment ago, below those that the kernel gives to clients: one of them could be lent to any
+    connection on this machine before our program takes it."""
+    found: list[int] = []
+    while len(found) < number:
+        port = random.randrange(*PORTS_BELOW_CLIENTS)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            found += [port] if port not in found else []
+    return found
 
 
 def until(condition: Callable[[], bool], within_s: float = WAIT_S) -> float:

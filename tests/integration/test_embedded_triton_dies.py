@@ -12,6 +12,7 @@ import pytest
 
 from gateway.embedded import triton as parts
 from gateway.embedded.problem import StartError
+from gateway.embedded.process import children
 from gateway.fleet.file import parse_fleet
 from tests.integration.embedded_fixtures import (
     FLEET,
@@ -37,7 +38,7 @@ def triton(tmp_path: Path) -> Iterator[Triton]:
 
 
 def stubs(pid: int) -> list[int]:
-    return [child for child in parts._children(pid) if not gone(child)]
+    return [child for child in children(pid) if not gone(child)]
 
 
 @pytest.mark.parametrize("victim", ["stub", "server"])
@@ -105,12 +106,16 @@ with triton_running(Path(sys.argv[1])) as running:
 """
 
 
-def test_nothing_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hanging", [False, True], ids=["at work", "hanging"])
+def test_nothing_outlives_a_parent_that_was_killed(tmp_path: Path, hanging: bool) -> None:
     need_triton()
     with subprocess.Popen([sys.executable, "-c", HOST, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as parent:
         assert parent.stdout is not None
         server = int(parent.stdout.readline())
         (stub,) = stubs(server)
+        if hanging:
+            os.kill(server, signal.SIGSTOP)
+            os.kill(stub, signal.SIGSTOP)
         parent.kill()
         until(lambda: gone(server) and gone(stub), within_s=5)
     parts.clear_shared_memory(parts.shared_memory_prefix(tmp_path / "triton"))  # as the next start would

@@ -75,10 +75,10 @@ class Up:
     def children(self) -> list[int]:
         return descendants(self.process.pid)
 
-    def heard(self, words: str) -> None:
-        """Read its standard error up to a line with these words."""
+    def heard(self, words: str) -> str:
+        """Read its standard error up to a line with these words: that line."""
         assert self.process.stderr is not None
-        assert any(words in line for line in self.process.stderr)
+        return next(line for line in self.process.stderr if words in line)
 
     def serves(self) -> bool:
         try:

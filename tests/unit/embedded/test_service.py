@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.embedded.service import Backoff, LogReader, last_line
+from gateway.embedded.restarts import Backoff
+from gateway.embedded.service import LogReader, last_line
 from gateway.embedded.triton_log import decisive_line, stub_complaint
 
 

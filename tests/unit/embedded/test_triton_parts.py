@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.embedded import triton
+from gateway.embedded import triton, triton_health
 from gateway.embedded.problem import StartError
 from gateway.embedded.redis import redis_server
 
@@ -61,9 +61,9 @@ def test_the_repository_holds_the_fleets_models_and_no_others(tmp_path: Path) ->
 
 def test_a_dead_child_that_nobody_has_waited_for_does_not_count_as_living() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        living = sum(triton.dead_stub(os.getpid(), wanted) is None for wanted in range(1, 50))
-        assert triton.dead_stub(os.getpid(), living) is None  # the tests may have other children
+        living = sum(triton_health.dead_stub(os.getpid(), wanted) is None for wanted in range(1, 50))
+        assert triton_health.dead_stub(os.getpid(), living) is None  # the tests may have other children
         child.send_signal(signal.SIGKILL)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead now, and a zombie
         gone = f"a model's process is gone ({living - 1} of {living} live)"
-        assert triton.dead_stub(os.getpid(), living) == gone
+        assert triton_health.dead_stub(os.getpid(), living) == gone

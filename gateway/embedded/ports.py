@@ -38,6 +38,8 @@ def needed_ports(settings: Settings, embedded: Iterable[Endpoint]) -> list[Port]
     ]
     for endpoint in embedded:
         ports.append(Port("Triton", *endpoint.address, "CATFLAP_TRITON_PORT"))
+        if endpoint.grpc_address is not None:
+            ports.append(Port("Triton's gRPC", *endpoint.grpc_address, "CATFLAP_TRITON_GRPC_PORT"))
         if endpoint.metrics is not None:
             parts = urlsplit(endpoint.metrics)
             ports.append(

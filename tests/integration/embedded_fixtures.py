@@ -76,10 +76,10 @@ class Hosted:
 class Triton:
     """A running embedded Triton with the demo model, over plain HTTP."""
 
-    def __init__(self, hosted: Hosted, port: int, metrics_port: int) -> None:
+    def __init__(self, hosted: Hosted, environment: dict[str, str]) -> None:
         self.hosted = hosted
-        self.url = f"http://127.0.0.1:{port}"
-        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+        self.url = f"http://127.0.0.1:{environment['CATFLAP_TRITON_PORT']}"
+        self.metrics_url = f"http://127.0.0.1:{environment['CATFLAP_TRITON_METRICS_PORT']}/metrics"
 
     def open(self, prompt: str, parameters: object = None, **inputs: object) -> Any:
         """The response to `generate_stream`, its body unread. Raises urllib.error.HTTPError."""
@@ -124,15 +124,20 @@ class Triton:
 @contextmanager
 def triton_running(data_dir: Path) -> Iterator[Triton]:
     """The demo model on an embedded Triton of its own, on free ports."""
-    port, metrics_port = free_ports(2)
-    environment = {"CATFLAP_TRITON_PORT": str(port), "CATFLAP_TRITON_METRICS_PORT": str(metrics_port)}
+    environment = triton_ports()
     fleet = parse_fleet(FLEET.read_text(), str(FLEET), str(FLEET.parent), environment)
     hosted = Hosted(triton_service(fleet, fleet.endpoints[0], data_dir))
     hosted.start()
     try:
-        yield Triton(hosted, port, metrics_port)
+        yield Triton(hosted, environment)
     finally:
         hosted.stop()
+
+
+def triton_ports() -> dict[str, str]:
+    """Free ports for the variables of the fleet file."""
+    names = ("CATFLAP_TRITON_PORT", "CATFLAP_TRITON_GRPC_PORT", "CATFLAP_TRITON_METRICS_PORT")
+    return {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
 
 
 def need_triton() -> None:

@@ -44,6 +44,22 @@ def bench_gateway(
         raise typer.Exit(1)
 
 
+@bench.command("transports")
+def bench_transports(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each road is measured.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """HTTP and gRPC to a real Triton: CPU a chunk, time to first token, cancellation, memory."""
+    transports = _instrument("lab.bench.transports")
+    errors = _instrument("lab.bench.errors")
+    try:
+        result = transports.run(rounds=rounds, say=lambda line: typer.echo(line, err=True))
+    except errors.BenchError as problem:
+        typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from problem
+    typer.echo(result.json() if as_json else result.markdown())
+
+
 def _instrument(name: str) -> ModuleType:
     """A module of `lab`; one sentence and exit 1 when it, or something only it needs, is not installed."""
     try:

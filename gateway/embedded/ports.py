@@ -55,11 +55,13 @@ def work_ports(settings: Settings) -> tuple[Port, ...]:
 
 def triton_ports(endpoint: Endpoint) -> tuple[Port, ...]:
     """An embedded endpoint's."""
-    main = Port("Triton", *endpoint.address, "CATFLAP_TRITON_PORT")
-    if endpoint.metrics is None:
-        return _used(main)
-    parts = urlsplit(endpoint.metrics)
-    return _used(main, Port("Triton's metrics", parts.hostname or "", parts.port or 80, "CATFLAP_TRITON_METRICS_PORT"))
+    ports = [Port("Triton", *endpoint.address, "CATFLAP_TRITON_PORT")]
+    if endpoint.grpc_address is not None:
+        ports.append(Port("Triton's gRPC", *endpoint.grpc_address, "CATFLAP_TRITON_GRPC_PORT"))
+    if endpoint.metrics is not None:
+        parts = urlsplit(endpoint.metrics)
+        ports.append(Port("Triton's metrics", parts.hostname or "", parts.port or 80, "CATFLAP_TRITON_METRICS_PORT"))
+    return _used(*ports)
 
 
 def _used(*ports: Port) -> tuple[Port, ...]:

@@ -25,6 +25,8 @@ from gateway.embedded.triton_log import decisive_line, stub_complaint
 from gateway.fleet.file import Endpoint, Fleet
 
 EXIT_TIMEOUT_S = 3
+KEEPALIVE_MS, PING_MS = 30_000, 10_000
+"""How often the server asks whether a client is still there, and how often it may be asked."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 LIBPYTHON = f"libpython{PYTHON}.so.1.0"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the server's python backend puts it, whatever we say
@@ -160,12 +162,21 @@ def _options(endpoint: Endpoint, folder: Path, prefix: str) -> tuple[str, ...]:
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         f"--http-address={host}",
         f"--http-port={port}",
-        "--allow-grpc=false",
+        *_grpc_options(endpoint),
     ]
     if endpoint.metrics is None:
         return (*options, "--allow-metrics=false")
     parts = urlsplit(endpoint.metrics)
     return (*options, f"--metrics-address={parts.hostname}", f"--metrics-port={parts.port or 80}")
+
+
+def _grpc_options(endpoint: Endpoint) -> tuple[str, ...]:
+    if endpoint.grpc_address is None:
+        return ("--allow-grpc=false",)
+    host, port = endpoint.grpc_address
+    # By default the server takes a client's pings in a long prefill for an attack, and hangs up on the third.
+    keepalive = (f"--grpc-keepalive-time={KEEPALIVE_MS}", f"--grpc-http2-min-recv-ping-interval-without-data={PING_MS}")
+    return (f"--grpc-address={host}", f"--grpc-port={port}", *keepalive)
 
 
 def _environment(parts: Parts, folder: Path) -> dict[str, str]:

@@ -31,11 +31,14 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     name: Name
     http: str
-    """Base URL of Triton's HTTP interface, `http://host:port`."""
+    """Base URL of Triton's HTTP interface, `http://host:port`. Health is asked there, whatever the transport."""
+    grpc: str | None = None
+    """Address of Triton's gRPC interface, `host:port`."""
     metrics: str | None = None
     """URL of Triton's Prometheus metrics."""
     region: Name = "local"
-    transport: Literal["http"] = "http"
+    transport: Literal["http", "grpc"] = "http"
+    """The road that generations take (docs/decisions/0007)."""
     embedded: bool = False
     """Started on this machine by `catflap up`."""
 
@@ -44,6 +47,14 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Host and port of the HTTP interface."""
         parts = urlsplit(self.http)
         return parts.hostname or "", parts.port or 80
+
+    @property
+    def grpc_address(self) -> tuple[str, int] | None:
+        """Host and port of the gRPC interface."""
+        if self.grpc is None:
+            return None
+        parts = urlsplit(f"//{self.grpc}")
+        return parts.hostname or "", parts.port or 0
 
 
 class TritonModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,10 +161,20 @@ def _check(fleet: Fleet, name: str) -> None:
 
 
 def _check_address(endpoint: Endpoint, name: str) -> None:
+    where = f"{name}: endpoint {endpoint.name!r}"
+    if not _whole(endpoint.http, "http", ("", "/")):
+        raise FleetError(f"{where}: http must read http://HOST:PORT, not {endpoint.http!r}.")
+    if endpoint.grpc is not None and not _whole(f"//{endpoint.grpc}", "", ("",)):
+        raise FleetError(f"{where}: grpc must read HOST:PORT, not {endpoint.grpc!r}.")
+    if endpoint.transport == "grpc" and endpoint.grpc is None:
+        raise FleetError(f"{where}: its transport is grpc, but it has no grpc address (HOST:PORT).")
+
+
+def _whole(url: str, scheme: str, paths: tuple[str, ...]) -> bool:
+    """Whether an address names host and port, and nothing that we would pass over."""
     try:
-        parts = urlsplit(endpoint.http)
-        whole = parts.scheme == "http" and parts.hostname and parts.port and parts.path in ("", "/")
+        parts = urlsplit(url)
+        extra = parts.username or parts.query or parts.fragment
+        return parts.scheme == scheme and bool(parts.hostname and parts.port) and parts.path in paths and not extra
     except ValueError:
-        whole = False
-    if not whole:
-        raise FleetError(f"{name}: endpoint {endpoint.name!r}: http must read http://HOST:PORT, not {endpoint.http!r}.")
+        return False

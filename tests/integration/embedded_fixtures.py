@@ -84,10 +84,10 @@ class Hosted:
 class Triton:
     """A running embedded Triton with the demo model, over plain HTTP."""
 
-    def __init__(self, hosted: Hosted, port: int, metrics_port: int) -> None:
+    def __init__(self, hosted: Hosted, environment: dict[str, str]) -> None:
         self.hosted = hosted
-        self.url = f"http://127.0.0.1:{port}"
-        self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
+        self.url = f"http://127.0.0.1:{environment['CATFLAP_TRITON_PORT']}"
+        self.metrics_url = f"http://127.0.0.1:{environment['CATFLAP_TRITON_METRICS_PORT']}/metrics"
 
     def open(self, prompt: str, parameters: object = None, **inputs: object) -> Any:
         """The response to `generate_stream`, its body unread. Raises urllib.error.HTTPError."""
@@ -145,8 +145,7 @@ def triton_running(
 
 def triton_hosted(data_dir: Path, change_model: Callable[[str], str] | None = None, fleet_file: Path = FLEET) -> Triton:
     """The same, not started yet."""
-    port, metrics_port = free_ports(2)
-    environment = {"CATFLAP_TRITON_PORT": str(port), "CATFLAP_TRITON_METRICS_PORT": str(metrics_port)}
+    environment = triton_ports()
     repository = fleet_file.parent
     if change_model is not None:
         repository = data_dir.parent / "models"
@@ -154,7 +153,13 @@ def triton_hosted(data_dir: Path, change_model: Callable[[str], str] | None = No
         model = repository / "demo" / "1" / "model.py"
         model.write_text(change_model(model.read_text()))
     fleet = parse_fleet(fleet_file.read_text(), str(fleet_file), str(repository), environment)
-    return Triton(Hosted(triton_service(fleet, fleet.endpoints[0], data_dir)), port, metrics_port)
+    return Triton(Hosted(triton_service(fleet, fleet.endpoints[0], data_dir)), environment)
+
+
+def triton_ports() -> dict[str, str]:
+    """Free ports for the variables of the fleet file."""
+    names = ("CATFLAP_TRITON_PORT", "CATFLAP_TRITON_GRPC_PORT", "CATFLAP_TRITON_METRICS_PORT")
+    return {name: str(port) for name, port in zip(names, free_ports(len(names)), strict=True)}
 
 
 def need_triton() -> None:

@@ -19,9 +19,9 @@ from tests.integration.embedded_fixtures import (
     ROOT,
     Hosted,
     Triton,
-    free_ports,
     gone,
     need_triton,
+    triton_ports,
     triton_running,
     until,
 )
@@ -84,9 +84,7 @@ def test_a_model_that_does_not_load_is_said_in_one_sentence(tmp_path: Path) -> N
     (broken / "1").mkdir(parents=True)
     (broken / "config.pbtxt").write_text((FLEET.parent / "demo" / "config.pbtxt").read_text())
     (broken / "1" / "model.py").write_text("raise RuntimeError('no such cat')\n")
-    port, metrics_port = free_ports(2)
-    environment = {"CATFLAP_TRITON_PORT": str(port), "CATFLAP_TRITON_METRICS_PORT": str(metrics_port)}
-    fleet = parse_fleet(FLEET.read_text(), "fleet", str(broken.parent), environment)
+    fleet = parse_fleet(FLEET.read_text(), "fleet", str(broken.parent), triton_ports())
     hosted = Hosted(parts.triton_service(fleet, fleet.endpoints[0], tmp_path / "var"))
     try:
         with pytest.raises(StartError, match=r"Triton does not start: failed to load 'demo'.*no such cat.*triton\.log"):

@@ -28,6 +28,7 @@ PORTS = (
     "CATFLAP_ADMIN_METRICS_PORT",
     "CATFLAP_WORK_METRICS_PORT",
     "CATFLAP_TRITON_PORT",
+    "CATFLAP_TRITON_GRPC_PORT",
     "CATFLAP_TRITON_METRICS_PORT",
 )
 COMMAND = (sys.executable, "-P", "-c", "from gateway.cli import main; main()", "up", "--json")
@@ -185,7 +186,7 @@ def test_a_second_one_on_the_same_data_directory_is_refused(shared: Up) -> None:
     assert shared.serves()
 
 
-@pytest.mark.parametrize("name", ["CATFLAP_ADMIN_PORT", "CATFLAP_TRITON_METRICS_PORT"])
+@pytest.mark.parametrize("name", ["CATFLAP_ADMIN_PORT", "CATFLAP_TRITON_GRPC_PORT", "CATFLAP_TRITON_METRICS_PORT"])
 def test_a_taken_port_is_named(environment: dict[str, str], name: str) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

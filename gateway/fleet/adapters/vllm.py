@@ -9,11 +9,12 @@ outputs carry no index and vLLM reports them one at a time, so each choice is a 
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, convert
 
 from gateway.core.delta import Delta, TokenLogprob
 from gateway.core.errors import UpstreamFailed
 from gateway.core.prompt import Sampling
+from gateway.fleet.tensors import Inputs, Response, Value
 
 INPUTS = {
     "text_input": "BYTES",
@@ -39,7 +40,7 @@ Count = Annotated[int, Meta(ge=0)]
 
 
 class _Event(Struct):
-    """One response of `generate_stream`; a tensor of one element comes as a scalar."""
+    """One response; over HTTP a tensor of one element comes as a scalar."""
 
     text_output: str = ""
     finish_reason: str = "None"
@@ -70,14 +71,17 @@ _decode = msgspec.json.Decoder(_Event).decode
 _decode_arrays = msgspec.json.Decoder(_Arrays).decode
 _decode_logprobs = msgspec.json.Decoder(list[dict[str, _Logprob]] | None).decode
 _encode = msgspec.json.Encoder().encode
-_HEAD = (
-    b'{"stream":true,"exclude_input_in_output":true,"return_finish_reason":true,'
-    b'"return_num_input_tokens":true,"return_num_output_tokens":true,'
-)
+_ALWAYS: dict[str, Value] = {
+    "stream": True,
+    "exclude_input_in_output": True,
+    "return_finish_reason": True,
+    "return_num_input_tokens": True,
+    "return_num_output_tokens": True,
+}
 
 
-def request(text: str, sampling: Sampling, max_tokens: int, choice: int) -> bytes:
-    """The JSON body of `generate_stream` for one choice of a prompt. With a seed, each choice gets its own."""
+def request(text: str, sampling: Sampling, max_tokens: int, choice: int) -> Inputs:
+    """The input tensors for one choice of a prompt. With a seed, each choice gets its own."""
     parameters: dict[str, Any] = {"max_tokens": max_tokens}
     for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs"):
         value = getattr(sampling, name)
@@ -87,10 +91,10 @@ def request(text: str, sampling: Sampling, max_tokens: int, choice: int) -> byte
         parameters["seed"] = (sampling.seed + choice) % 2**63
     if sampling.stop:
         parameters["stop"] = sampling.stop
-    logprobs = b'"return_logprobs":true,' if sampling.logprobs is not None else b""
-    return b'%b%b"sampling_parameters":%b,"text_input":%b}' % (
-        _HEAD, logprobs, _encode(_encode(parameters).decode()), _encode(text),
-    )  # fmt: skip
+    values = {**_ALWAYS, "sampling_parameters": _encode(parameters).decode(), "text_input": text}
+    if sampling.logprobs is not None:
+        values["return_logprobs"] = True
+    return Inputs(values, INPUTS)
 
 
 class Decoder:
@@ -100,10 +104,10 @@ class Decoder:
         self._choice = choice
         self._logprobs = logprobs
 
-    def delta(self, data: bytes) -> Delta:
+    def delta(self, response: Response) -> Delta:
         """The delta in one response. Raises UpstreamFailed when the backend reports an error or breaks its contract."""
         try:
-            event = _read(data)
+            event = _read(response) if type(response) is bytes else convert(response, _Event)
         except (msgspec.DecodeError, UnicodeDecodeError) as problem:
             raise UpstreamFailed(
                 "The model's server sent an answer that cannot be read.", detail="not the vLLM contract"

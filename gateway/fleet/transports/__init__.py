@@ -1,8 +1,10 @@
 """Transports: how a generation reaches Triton. `Transport` is what each of them offers."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.core.errors import Unavailable
+from gateway.fleet.tensors import Inputs, Response
 
 
 class NotServed(Unavailable):
@@ -12,8 +14,8 @@ class NotServed(Unavailable):
 class Generation(Protocol):
     """The responses of one generation, as they come."""
 
-    async def read(self) -> list[bytes]:
-        """The next responses (JSON of one each), at least one; empty when there are no more.
+    async def read(self) -> Sequence[Response]:
+        """The next responses at least one; empty when there are no more.
 
         Raises UpstreamFailed, UpstreamTimeout or Unavailable.
         """
@@ -28,7 +30,7 @@ class Generation(Protocol):
 class Transport(Protocol):
     """One endpoint's road."""
 
-    async def generate(self, model: str, version: str, body: bytes, traceparent: bytes | None) -> Generation:
+    async def generate(self, model: str, version: str, inputs: Inputs, traceparent: bytes | None) -> Generation:
         """Start a generation. Raises Unavailable when the endpoint cannot be reached."""
 
     async def close(self) -> None:

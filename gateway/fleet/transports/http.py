@@ -1,11 +1,19 @@
 """Triton's HTTP road: `POST /v2/models/M/generate_stream`, answered by server-sent events."""
 
+from collections.abc import Sequence
+
+import msgspec
+
 from gateway.core.errors import UpstreamFailed
+from gateway.fleet.tensors import Inputs, Response
 from gateway.fleet.transports import NotServed
-from gateway.fleet.transports.client import Client, Response, Timeouts
+from gateway.fleet.transports.client import Client, Timeouts
+from gateway.fleet.transports.client import Response as HttpResponse
 from gateway.wire.sse import Decoder
 
 MAX_ERROR_BYTES = 64 << 10
+
+_encode = msgspec.json.Encoder().encode
 
 
 class HttpGeneration:
@@ -13,11 +21,11 @@ class HttpGeneration:
 
     __slots__ = ("_decoder", "_response")
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: HttpResponse) -> None:
         self._response = response
         self._decoder = Decoder()
 
-    async def read(self) -> list[bytes]:
+    async def read(self) -> Sequence[Response]:
         """See Generation."""
         while True:
             chunk = await self._response.read()
@@ -41,11 +49,11 @@ class HttpTransport:
     def __init__(self, host: str, port: int, timeouts: Timeouts) -> None:
         self._client = Client(host, port, timeouts)
 
-    async def generate(self, model: str, version: str, body: bytes, traceparent: bytes | None) -> HttpGeneration:
+    async def generate(self, model: str, version: str, inputs: Inputs, traceparent: bytes | None) -> HttpGeneration:
         """See Transport."""
         at = f"/v2/models/{model}/versions/{version}" if version else f"/v2/models/{model}"
         extra = b"traceparent: %b\r\n" % traceparent if traceparent else b""
-        response = await self._client.post(f"{at}/generate_stream", body, extra)
+        response = await self._client.post(f"{at}/generate_stream", _encode(inputs.values), extra)
         if response.status != 200:
             raise await _refusal(response)
         return HttpGeneration(response)
@@ -55,7 +63,7 @@ class HttpTransport:
         self._client.close()
 
 
-async def _refusal(response: Response) -> UpstreamFailed | NotServed:
+async def _refusal(response: HttpResponse) -> UpstreamFailed | NotServed:
     """Triton's own words stay here: they tell of its insides. Its status goes to the log."""
     size = 0
     while size < MAX_ERROR_BYTES and (chunk := await response.read()):

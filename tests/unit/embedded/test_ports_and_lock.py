@@ -33,8 +33,10 @@ def test_one_port_for_two_purposes_is_refused() -> None:
 
 def test_every_port_of_the_settings_and_of_the_embedded_triton_is_checked() -> None:
     settings = Settings(port=1, admin_port=2, metrics_port=3, admin_metrics_port=4, work_metrics_port=0)
-    triton = Endpoint(name="t", http="http://127.0.0.1:6", metrics="http://127.0.0.1:7/metrics", embedded=True)
-    assert sorted(port.port for port in needed_ports(settings, [triton])) == [1, 2, 3, 4, 6, 7]
+    triton = Endpoint(
+        name="t", http="http://127.0.0.1:6", grpc="127.0.0.1:8", metrics="http://127.0.0.1:7/metrics", embedded=True
+    )
+    assert sorted(port.port for port in needed_ports(settings, [triton])) == [1, 2, 3, 4, 6, 7, 8]
 
 
 def test_a_data_directory_is_held_by_one_at_a_time_and_freed(tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ def test_a_good_file_is_read_with_its_defaults_and_folder() -> None:
     assert fleet.path("x.json") == Path("/etc/catflap/x.json")
 
 
+def test_a_grpc_address_is_a_host_and_a_port() -> None:
+    text = GOOD.replace("name: b,", 'name: b, transport: grpc, grpc: "[::1]:8002",')
+    first, second = parse_fleet(text, "f", ".", {}).endpoints
+    assert (first.transport, first.grpc_address) == ("http", None)
+    assert (second.transport, second.grpc_address) == ("grpc", ("::1", 8002))
+
+
 def test_variables_come_from_the_environment_or_their_default() -> None:
     assert parse_fleet(GOOD, "f", ".", {"PORT": "9"}).endpoints[0].address == ("127.0.0.1", 9)
     with pytest.raises(FleetError, match=r"\$\{PORT\}"):
@@ -49,6 +56,11 @@ def test_variables_come_from_the_environment_or_their_default() -> None:
         ("http://[::1]:8001/", "http://host:99999", "'b'"),
         ("http://[::1]:8001/", "http://host:1/path", "'b'"),
         ("http://[::1]:8001/", "http://[::1:1", "'b'"),
+        ("name: b,", "name: b, transport: grpc,", "has no grpc address"),
+        ("name: b,", "name: b, grpc: host,", "grpc must read HOST:PORT"),
+        ("name: b,", 'name: b, grpc: "http://host:1",', "grpc must read HOST:PORT"),
+        ("name: b,", 'name: b, grpc: "host:1/x",', "grpc must read HOST:PORT"),
+        ("name: b,", "name: b, transport: pigeon,", "pigeon"),
         ("context_tokens: 100", "context_tokens: 0", "context_tokens"),
         ("tokenizer: bytes", "tokenizer: bytes\n    tokeniser: x", "tokeniser"),
         ('version: "3"', "version: x", "version"),

@@ -14,8 +14,8 @@ from gateway.fleet.adapters.vllm import INPUTS, Decoder, request
 
 
 def asked(sampling: Sampling = Sampling(), choice: int = 0) -> tuple[dict, dict]:  # type: ignore[type-arg]  # noqa: B008
-    body = json.loads(request('say "猫"\n', sampling, 9, choice))
-    return body, json.loads(body["sampling_parameters"])
+    body = dict(request('say "猫"\n', sampling, 9, choice).values)
+    return body, json.loads(str(body["sampling_parameters"]))
 
 
 def test_a_request_is_a_stream_without_the_prompt_and_with_every_count() -> None:

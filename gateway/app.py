@@ -2,8 +2,12 @@
 
 import asyncio
 import gc
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+import structlog
 
 from gateway.dataplane.app import DataPlane
 from gateway.dataplane.limits import Plans
@@ -58,13 +62,13 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         health=health,
         router=Router(fleet, health, timeouts),
         redis=redis,
-        quota=Quota(redis, settings.partitions),
+        quota=Quota(redis, settings.partitions, on_late=metrics.settlements_late.inc),
         tally=Tally(),
         access_log=AccessLog(enabled=settings.access_log),
     )
     await redis.start()
     background = [
-        asyncio.create_task(work)
+        _essential(asyncio.create_task(work))
         for work in (
             health.watch(),
             services.quota.keep_leases(),
@@ -85,6 +89,18 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         await database.close()
         services.tally.fold()
         services.access_log.close()
+
+
+def _essential(task: "asyncio.Task[None]") -> "asyncio.Task[None]":
+    """A background task that fails takes its worker with it: better a restart than a gateway that renews no leases."""
+
+    def ended(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            structlog.get_logger().critical("background_task_failed", error=type(problem).__name__)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    task.add_done_callback(ended)
+    return task
 
 
 async def _keep_gauges(services: Services) -> None:

@@ -8,6 +8,7 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,7 +19,7 @@ UNIX_PATH_LIMIT = 100  # sun_path holds 108 bytes, a few of which redis-server u
 class Settings(BaseSettings):
     """Names are the environment variables less their prefix. Times carry their unit in the name."""
 
-    model_config = SettingsConfigDict(env_prefix="CATFLAP_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="CATFLAP_", extra="ignore", env_ignore_empty=True)
 
     data_dir: Path = Field(
         default=Path("var"), description="Where this machine keeps its database, keys, sockets and logs."
@@ -30,18 +31,26 @@ class Settings(BaseSettings):
     policies: Path = Field(default=Path("policies"), description="Policy files; plans are in its folder `plans`.")
     fleet: Path = Field(default=Path("triton_models/fleet.demo.yaml"), description="Which models are served where.")
     pepper: SecretStr | None = Field(
-        default=None, description="Key of the digests of API keys; default: made once and kept in the data directory."
+        default=None,
+        min_length=16,
+        description="Key of the digests of API keys; default: made once and kept in the data directory.",
     )
     host: str = Field(default="127.0.0.1", description="Address of the data plane.")
-    port: int = Field(default=8080, description="Port of the data plane.")
+    port: int = Field(default=8080, ge=1, le=65535, description="Port of the data plane.")
     admin_host: str = Field(default="127.0.0.1", description="Address of the admin plane.")
-    admin_port: int = Field(default=8081, description="Port of the admin plane.")
+    admin_port: int = Field(default=8081, ge=1, le=65535, description="Port of the admin plane.")
     workers: int = Field(default=1, ge=1, le=256, description="Processes of the data plane.")
     metrics_host: str = Field(default="127.0.0.1", description="Address of all the Prometheus ports.")
-    metrics_port: int = Field(default=9464, description="Prometheus port of the data plane (0: none).")
-    admin_metrics_port: int = Field(default=9465, description="Prometheus port of the admin plane (0: none).")
-    work_metrics_port: int = Field(default=9466, description="Prometheus port of the background readers (0: none).")
-    log_level: str = Field(default="info", description="debug, info, warning or error.")
+    metrics_port: int = Field(default=9464, ge=0, le=65535, description="Prometheus port of the data plane (0: none).")
+    admin_metrics_port: int = Field(
+        default=9465, ge=0, le=65535, description="Prometheus port of the admin plane (0: none)."
+    )
+    work_metrics_port: int = Field(
+        default=9466, ge=0, le=65535, description="Prometheus port of the background readers (0: none)."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
+    )
     access_log: bool = Field(default=True, description="One JSON line a request, without content.")
     partitions: int = Field(
         default=64, ge=1, le=4096, description="Redis partitions; never changed on a running system."

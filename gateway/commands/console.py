@@ -27,5 +27,5 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        names = ", ".join(sorted({f"CATFLAP_{str(fault['loc'][0]).upper()}" for fault in error.errors()}))
-        fail(f"These settings cannot be used: {names}.", BAD_USAGE)
+        faults = sorted({f"CATFLAP_{str(fault['loc'][0]).upper()} ({fault['msg']})" for fault in error.errors()})
+        fail(f"These settings cannot be used: {', '.join(faults)}.", BAD_USAGE)

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 import typer
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from gateway.commands.console import BAD_USAGE, fail, read_settings, warn
 from gateway.identity.epoch import connect_redis
@@ -145,6 +145,10 @@ def run(settings: Settings, work: Callable[[Database], Awaitable[Result]]) -> Re
         fail(f"That cannot be a name: {error}.", BAD_USAGE)
     except ValueError as error:
         fail(f"CATFLAP_DATABASE_URL or CATFLAP_REDIS_URL is no use: {error}.", BAD_USAGE)
+    except OperationalError as error:
+        if "locked" in str(error.orig):
+            fail("The database is locked by another process for longer than this command waits: try again.")
+        fail("The database does not answer: see CATFLAP_DATABASE_URL.")
     except (SQLAlchemyError, OSError) as error:
         fail(f"The database cannot be used ({type(error).__name__}): see CATFLAP_DATABASE_URL.")
 

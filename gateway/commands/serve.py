@@ -17,11 +17,14 @@ from gateway.commands.console import fail, read_settings
 from gateway.commands.listen import listen, serve_metrics
 from gateway.dataplane.app import DataPlane
 from gateway.dataplane.limits import Plans
+from gateway.dataplane.server import BoundedProtocol
 from gateway.embedded.launcher import die_with_parent
 from gateway.fleet.file import FleetError, read_fleet
 from gateway.fleet.models import load_models
 from gateway.limits.plans import PlanError
+from gateway.quota.connection import Address
 from gateway.settings import Settings
+from gateway.storage.database import ASYNC_DRIVERS, driver_url
 from gateway.telemetry import log
 
 
@@ -39,7 +42,7 @@ def serve(
         factory=True,
         workers=count,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -71,7 +74,20 @@ def worker() -> DataPlane:
 
 
 def _check(settings: Settings) -> None:
-    """Read the files once here, so that a mistake in one is told in one sentence, before any worker starts."""
+    """Read the files and addresses once here, so that a mistake in one is told in one sentence, before any worker
+    starts."""
+    try:
+        Address.parse(settings.redis())
+    except ValueError:
+        fail("CATFLAP_REDIS_URL is no use: it must read redis://, rediss:// or unix:// and a whole address.")
+    try:
+        driver_url(settings.database(), ASYNC_DRIVERS)
+    except ValueError as problem:
+        fail(f"CATFLAP_DATABASE_URL is no use: {problem}.")
+    try:
+        settings.pepper_bytes()
+    except OSError as problem:
+        fail(f"The data directory {settings.data_dir} cannot be used ({problem.strerror}): set CATFLAP_DATA_DIR.")
     try:
         load_models(read_fleet(settings.fleet))
         Plans.read(settings.policies / "plans")

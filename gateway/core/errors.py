@@ -11,6 +11,7 @@
     ├── MethodNotAllowed        405
     ├── RequestTimeout          408  the client did not send its body in time
     ├── BodyTooLarge            413
+    ├── HeadTooLarge            431  code request_head_too_large
     ├── RateLimited             429  code rate_limit_exceeded
     ├── InternalError           500
     ├── UpstreamFailed          502  code upstream_error
@@ -96,6 +97,11 @@ class RequestTimeout(InvalidRequest):
 class BodyTooLarge(InvalidRequest):
     status = 413
     code = "request_too_large"
+
+
+class HeadTooLarge(InvalidRequest):
+    status = 431
+    code = "request_head_too_large"
 
 
 class RateLimited(ApiError):

@@ -38,6 +38,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     """The client's cap on output tokens of each choice."""
+    max_tokens_name: str = "max_tokens"
+    """What the client called it."""
     n: int = 1
     """Choices for each text."""
     stream: bool = False

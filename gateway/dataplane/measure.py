@@ -28,8 +28,12 @@ async def measure(
     if room is not None and tokens > room:
         raise TooLargeForPlan(
             f"This request could use {tokens} tokens, more than the {room} tokens a minute of its limit; it can never "
-            "be admitted. Shorten the prompt or lower 'max_tokens'.",
-            param="max_tokens" if sum(counts) < room else "messages" if prompt.endpoint == "chat" else "prompt",
+            f"be admitted. Shorten the prompt or lower '{prompt.max_tokens_name}'.",
+            param=prompt.max_tokens_name
+            if sum(counts) < room
+            else "messages"
+            if prompt.endpoint == "chat"
+            else "prompt",
         )
     return max_tokens, tokens
 
@@ -52,8 +56,9 @@ def _max_tokens(prompt: Prompt, model: ServedModel, longest: int, default: int) 
     asked = prompt.max_tokens
     if asked is not None and asked > entry.max_output_tokens:
         raise InvalidRequest(
-            f"'max_tokens' is too large: {asked}. This model answers with at most {entry.max_output_tokens} tokens.",
-            param="max_tokens",
+            f"'{prompt.max_tokens_name}' is too large: {asked}. This model answers with at most "
+            f"{entry.max_output_tokens} tokens.",
+            param=prompt.max_tokens_name,
         )
     if left < (asked or 1):
         raise ContextLengthExceeded(

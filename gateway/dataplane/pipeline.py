@@ -28,8 +28,8 @@ async def serve(services: Services, kind: EndpointKind, exchange: Exchange) -> N
     except ApiError as error:
         await _fail(services, call, error)
     except asyncio.CancelledError:
-        if not exchange.was_stopped():  # the server is stopping
-            _settle(services, call, "cancelled")
+        if not exchange.was_stopped():  # the server is stopping, and the time for running answers is over
+            await _fail(services, call, Unavailable("The gateway is stopping. Try again.", retry_after_ms=1000))
             raise
         await _stopped(services, call)
     except Exception:

@@ -25,7 +25,7 @@ from gateway.settings import Settings
 from gateway.storage.migrate import migrate
 
 GATEWAY_READY_S = 30.0
-GATEWAY_STOP_S = 10.0
+GATEWAY_STOP_S = 5.0  # on top of the time that running streams get
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def gateway_services(settings: Settings) -> list[Service]:
             log=log / f"{name}.log",
             ready=ready,
             ready_within_s=GATEWAY_READY_S,
-            stop_within_s=GATEWAY_STOP_S,
+            stop_within_s=settings.drain_timeout_s + GATEWAY_STOP_S,
         )
 
     services = [

@@ -188,6 +188,9 @@ def _environment(parts: Parts, folder: Path) -> dict[str, str]:
         "LD_LIBRARY_PATH": f"{parts.libraries}:{folder / 'lib'}",
         "LANG": "C.UTF-8",
         "HOME": str(folder),
+        # The demo model's matrices are small: a second BLAS thread costs more in waiting than it computes, most of all
+        # on a machine with other work (docs/demo-model.md has the measurement).
+        "OPENBLAS_NUM_THREADS": "1",
     }
 
 

@@ -26,7 +26,8 @@ from gateway.storage.database import Database
 
 __all__ = ["Directory", "Known"]
 
-MAX_LOADS = 64
+MAX_LOADS = 8  # at the database at a time, for keys that are not remembered; as many more for those that are
+MAX_WAITING = 1024  # for a place among them
 MAX_REFUSALS = 10_000
 REFUSAL_S = 1.0  # how long an unknown or revoked id is refused without asking again: neither state ever ends
 RETRY_AFTER_MS = 1000
@@ -64,7 +65,10 @@ class Directory:
         self._pepper = pepper
         self._cache_s = cache_s
         self._timeout_s = timeout_s
-        self._max_loads = max_loads
+        # Anyone can make up ids that parse. Those wait in a queue of their own, so that however many they are, keys
+        # that were known a moment ago find a place.
+        self._strangers = asyncio.Semaphore(max_loads)
+        self._known = asyncio.Semaphore(max_loads)
         self._monotonic = monotonic
         self._now_ms = now_ms
         self._cache = KeyCache(cache_size)
@@ -145,17 +149,21 @@ class Directory:
     def _begin(self, key_id: str, epoch: int | None) -> "asyncio.Task[Known | Failed]":
         if self._refused.get(key_id, 0.0) > self._monotonic():
             raise Unauthenticated(MESSAGE, detail="refused a moment ago")
-        if len(self._loads) >= self._max_loads:
+        remembered = self._cache.get(key_id) is not None or epoch is not None
+        if len(self._loads) >= MAX_WAITING and not remembered:
             raise unavailable("too many loads at a time")
-        task = asyncio.create_task(self._read(key_id, epoch, self._cache.begin(), self._monotonic()))
+        place = self._known if remembered else self._strangers
+        task = asyncio.create_task(self._read(key_id, epoch, place))
         self._loads[key_id, epoch] = task
         task.add_done_callback(lambda _: self._loads.pop((key_id, epoch)))
         return task
 
-    async def _read(self, key_id: str, epoch: int | None, number: int, started: float) -> Known | Failed:
+    async def _read(self, key_id: str, epoch: int | None, place: asyncio.Semaphore) -> Known | Failed:
         try:
-            async with asyncio.timeout(self._timeout_s), self._database.read() as connection:
-                row = await directory.find_key(connection, key_id)
+            async with asyncio.timeout(self._timeout_s), place:
+                number, started = self._cache.begin(), self._monotonic()
+                async with self._database.read() as connection:
+                    row = await directory.find_key(connection, key_id)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             # Only the kind of it: a driver's text may quote the statement and its parameters.
             return Failed(refused=False, detail=type(error).__name__)

@@ -1,8 +1,8 @@
 """One pipelined connection to Redis for a whole process.
 
 Commands of all concurrent requests are packed and written once per turn of the event loop; replies come back in order
-and meet a queue of waiters. A request that waits longer than the timeout fails, and with it the connection, because
-replies behind a late one are late too. While Redis is away, `call` fails at once (nobody waits for a dead Redis) and
+and meet a queue of waiters. A request that waits longer than the timeout fails; when Redis has been silent for so long,
+the connection goes with it. While Redis is away, `call` fails at once (nobody waits for a dead Redis) and
 `post` keeps its commands, bounded, and sends them again when Redis is back: they must be idempotent.
 """
 
@@ -84,6 +84,7 @@ class _Waiting(NamedTuple):
     script: Script | None
     since: float
     keep: bool = False  # nobody waits, but it is sent again if the connection breaks
+    hear: Callable[[object], None] | None = None  # nobody waits, but somebody looks at the reply
 
 
 class RedisConnection(asyncio.Protocol):
@@ -113,6 +114,7 @@ class RedisConnection(asyncio.Protocol):
         self._lost = asyncio.Event()
         self._connector: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._heard = 0.0  # when Redis last said anything
         self.commands_sent = 0
 
     @property
@@ -148,10 +150,19 @@ class RedisConnection(asyncio.Protocol):
         self._send(_Waiting(future, ("EVALSHA", script.digest, len(keys), *keys, *args), script, self._loop.time()))
         return future
 
-    def post(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument], *, keep: bool = True) -> None:
-        """Run an idempotent script without waiting for its reply. `keep`: send it (again) once Redis is back; without
-        it the command is worth nothing later, and is let go."""
-        waiting = _Waiting(None, ("EVALSHA", script.digest, len(keys), *keys, *args), script, self._loop.time(), keep)
+    def post(
+        self,
+        script: Script,
+        keys: Sequence[Argument],
+        args: Sequence[Argument],
+        *,
+        keep: bool = True,
+        hear: Callable[[object], None] | None = None,
+    ) -> None:
+        """Run an idempotent script without waiting for its reply, which goes to `hear`. `keep`: send it (again) once
+        Redis is back; without it the command is worth nothing later, and is let go."""
+        command = ("EVALSHA", script.digest, len(keys), *keys, *args)
+        waiting = _Waiting(None, command, script, self._loop.time(), keep, hear)
         if self._ready:
             self._send(waiting)
         else:
@@ -208,6 +219,7 @@ class RedisConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: replies came; hand them out in order."""
+        self._heard = self._loop.time()
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
@@ -225,7 +237,10 @@ class RedisConnection(asyncio.Protocol):
                 log.error("redis_refused", error=str(reply).split(" ")[0])
             elif not waiting.future.done():
                 waiting.future.set_exception(RedisRefused(str(reply)))
-        elif waiting.future is not None and not waiting.future.done():
+        elif waiting.future is None:
+            if waiting.hear is not None:
+                waiting.hear(reply)
+        elif not waiting.future.done():
             waiting.future.set_result(reply)
 
     @staticmethod
@@ -258,15 +273,23 @@ class RedisConnection(asyncio.Protocol):
         if left > 0:
             self._watch = self._loop.call_later(left, self._check_oldest)
         else:
-            self._watch = self._loop.call_later(0.002, self._give_up_if_still, self._waiting[0])
+            self._watch = self._loop.call_later(0.002, self._fail_the_late)
 
-    def _give_up_if_still(self, oldest: _Waiting) -> None:
+    def _fail_the_late(self) -> None:
+        """Who waits for too long is told so; their replies, when they come, are dropped in their order. Redis that has
+        said nothing at all for so long is hung up on; one that works through a backlog is not."""
         self._watch = None
-        if self._waiting and self._waiting[0] is oldest:
+        due = self._loop.time() - self._timeout
+        for waiting in self._waiting:
+            if waiting.since > due:
+                break
+            if waiting.future is not None and not waiting.future.done():
+                waiting.future.set_exception(RedisUnavailable("timeout"))
+        if self._waiting and self._waiting[0].since <= due and self._heard <= due:
             log.warning("redis_timeout", waiting=len(self._waiting))
             self._hang_up()
         elif self._waiting:
-            self._check_oldest()
+            self._watch = self._loop.call_later(self._timeout / 2, self._check_oldest)
 
     def _hang_up(self) -> None:
         self._ready = False

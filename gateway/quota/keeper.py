@@ -1,7 +1,7 @@
 """Admission and settlement: the pipeline's two conversations with Redis."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import NamedTuple, cast
 
@@ -24,6 +24,10 @@ MAX_STREAM = 1_000_000
 """Entries kept of a partition's stream while the ledger is away; past that the oldest go (docs/operations.md)."""
 
 
+RECORDED_ONLY = 2
+"""What settle.lua answers where the reservation was gone and only the event was recorded."""
+
+
 class Note(msgspec.Struct, frozen=True):
     """What a reservation keeps so that another process can settle it: the event as it would read if the gateway died,
     and the limits, as (key, measure), in the order of admission."""
@@ -39,9 +43,19 @@ decode_note = msgspec.json.Decoder(Note).decode
 class Quota:
     """Limits of all callers, kept in Redis."""
 
-    def __init__(self, connection: RedisConnection, partitions: int) -> None:
+    def __init__(
+        self,
+        connection: RedisConnection,
+        partitions: int,
+        *,
+        lease_ms: int = LEASE_MS,
+        on_late: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_late` is called for each settlement whose reservation was gone when it came."""
         self._connection = connection
         self._partitions = partitions
+        self._lease_ms = lease_ms
+        self._on_late = on_late
         self._in_flight: dict[str, _Running] = {}
 
     async def admit(
@@ -53,7 +67,7 @@ class Quota:
         partition = partition_of(caller.organisation, self._partitions)
         windows = [keys.limit_key(partition, limit.subject, limit.name) for limit in limits]
         note = encode_note(Note(unsettled, tuple(zip(windows, (limit.measure for limit in limits), strict=True))))
-        args: list[Argument] = [unsettled.request, LEASE_MS, note]
+        args: list[Argument] = [unsettled.request, self._lease_ms, note]
         for limit in limits:
             args += (limit.cap, limit.window_ms, limit.bucket_ms, limit.cost(tokens))
         head = (
@@ -77,13 +91,10 @@ class Quota:
         """Charge what `finished` used, give back the rest and record the event. Written at once, not awaited."""
         partition = partition_of(reservation.caller.organisation, self._partitions)
         used = finished.prompt_tokens + finished.completion_tokens
-        post_settlement(
-            self._connection,
-            partition,
-            finished,
-            [keys.limit_key(partition, limit.subject, limit.name) for limit in limits],
-            [0 if finished.outcome == "refused" else limit.cost(used) for limit in limits],
-        )
+        windows = [keys.limit_key(partition, limit.subject, limit.name) for limit in limits]
+        charged = [0 if finished.outcome == "refused" else limit.cost(used) for limit in limits]
+        arguments = settle_arguments(partition, finished, windows, charged, only_expired=False)
+        self._connection.post(SETTLE, *arguments, hear=self._hear_settled)
         self._in_flight.pop(reservation.request, None)
 
     def renew(self) -> None:
@@ -91,13 +102,13 @@ class Quota:
         now = asyncio.get_running_loop().time()
         due: dict[int, list[Argument]] = {}
         for request, running in self._in_flight.items():
-            if now - running.since > LEASE_MS / 3000:
+            if now - running.since > self._lease_ms / 3000:
                 due.setdefault(running.partition, []).extend(
                     (request, running.usage.prompt_tokens, running.usage.completion_tokens)
                 )
         for partition, reports in due.items():
             head = (keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition))
-            self._connection.post(RENEW, head, (LEASE_MS, *reports), keep=False)
+            self._connection.post(RENEW, head, (self._lease_ms, *reports), keep=False)
 
     async def epoch(self, organisation: str) -> int:
         """The organisation's epoch, for requests that reserve nothing. Raises RedisUnavailable or RedisRefused."""
@@ -107,8 +118,12 @@ class Quota:
     async def keep_leases(self) -> None:
         """Renew for ever; one task a process."""
         while True:
-            await asyncio.sleep(LEASE_MS / 3000)
+            await asyncio.sleep(self._lease_ms / 3000)
             self.renew()
+
+    def _hear_settled(self, reply: object) -> None:
+        if reply == RECORDED_ONLY:
+            self._on_late()
 
 
 class _Running(NamedTuple):
@@ -129,10 +144,3 @@ def settle_arguments(
         list(chain(head, windows)),
         list(chain((finished.request, event.encode(finished), MAX_STREAM, flag), used)),
     )
-
-
-def post_settlement(
-    connection: RedisConnection, partition: int, finished: RequestEvent, windows: Iterable[str], used: Iterable[int]
-) -> None:
-    """Settle without waiting; repeated by the connection if it breaks before the reply."""
-    connection.post(SETTLE, *settle_arguments(partition, finished, windows, used, only_expired=False))

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import threading
+from datetime import UTC, datetime
 from queue import SimpleQueue
 from typing import Any, TextIO
 
@@ -44,7 +45,7 @@ class _JsonFormatter(logging.Formatter):
             "event": record.getMessage() if record.exc_info is None else "exception",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "timestamp": self.formatTime(record),
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
         }
         if record.exc_info and record.exc_info[0] is not None:
             event["exception"] = record.exc_info[0].__name__

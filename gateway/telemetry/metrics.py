@@ -28,6 +28,7 @@ redis_ready = Gauge("catflap_redis_ready", "Workers with a working connection to
 models_ready = Gauge(
     "catflap_models_ready", "1 when an endpoint serves the model", ["model"], multiprocess_mode="livemax"
 )
+settlements_late = Counter("catflap_settlements_late", "Settlements whose reservation had been reclaimed or lost")
 settlements_dropped = Counter("catflap_settlements_dropped", "Settlements lost because Redis stayed away too long")
 access_lines_dropped = Counter("catflap_access_lines_dropped", "Access log lines that could not be written")
 

@@ -157,13 +157,19 @@ def chat_prompt(request: ChatRequest, abilities: frozenset[str]) -> Prompt:
     top = request.top_logprobs
     if top is not None and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
-    caps = [cap for cap in (request.max_tokens, request.max_completion_tokens) if cap is not None]
+    caps = {
+        name: cap
+        for name, cap in (("max_tokens", request.max_tokens), ("max_completion_tokens", request.max_completion_tokens))
+        if cap is not None
+    }
+    binds = min(caps, key=caps.__getitem__, default="max_tokens")
     return Prompt(
         endpoint="chat",
         model=request.model,
         messages=tuple(_message(message, i) for i, message in enumerate(request.messages)),
         sampling=_sampling(request, (top or 0) if request.logprobs else None, abilities),
-        max_tokens=min(caps) if caps else None,
+        max_tokens=caps.get(binds),
+        max_tokens_name=binds,
         n=request.n or 1,
         stream=bool(request.stream),
         include_usage=_include_usage(request),

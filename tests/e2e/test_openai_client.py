@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.support.stack import Stack
+from tests.support.tokens import demo_tokens
 
 CHAT: Any = [{"role": "user", "content": "What do you like to eat?"}]
 
@@ -31,7 +32,7 @@ def test_a_chat_is_answered_whole_with_usage_and_a_reason(client: openai.OpenAI)
     assert choice.message.content
     assert choice.finish_reason in ("stop", "length")
     assert answer.usage is not None
-    assert answer.usage.prompt_tokens > len(CHAT[0]["content"])
+    assert answer.usage.prompt_tokens == demo_tokens(f"<|user|>\n{CHAT[0]['content']}\n<|assistant|>\n")
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert answer._request_id is not None
     assert answer._request_id.startswith("req_")
@@ -70,14 +71,14 @@ def test_a_completion_is_answered_whole_and_streamed(client: openai.OpenAI) -> N
     assert whole.choices[0].text
     assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
     assert whole.usage is not None
-    assert whole.usage.prompt_tokens == len("Once upon a")
+    assert whole.usage.prompt_tokens == demo_tokens("Once upon a")
 
 
 def test_several_choices_of_several_prompts_come_with_their_indexes(client: openai.OpenAI) -> None:
     answer = client.completions.create(model="demo", prompt=["The sun", "The sea"], n=2, max_tokens=4, seed=7)
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert answer.usage is not None
-    assert answer.usage.prompt_tokens == len("The sun") + len("The sea")
+    assert answer.usage.prompt_tokens == demo_tokens("The sun") + demo_tokens("The sea")
     assert answer.usage.completion_tokens == 16
 
 
@@ -141,7 +142,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_the_model_sees_it(
 ) -> None:
     before = stack.scrape("CATFLAP_TRITON_METRICS_PORT")
     with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "long " * 600}])
+        client.chat.completions.create(model="demo", messages=[{"role": "user", "content": "long " * 4000}])
     assert refused.value.code == "context_length_exceeded"
     after = stack.scrape("CATFLAP_TRITON_METRICS_PORT")
     prompts = [name for name in before if "prompt_tokens_total" in name]

@@ -122,10 +122,10 @@ class Triton:
 
 
 @contextmanager
-def triton_running(data_dir: Path) -> Iterator[Triton]:
+def triton_running(data_dir: Path, fleet_file: Path = FLEET) -> Iterator[Triton]:
     """The demo model on an embedded Triton of its own, on free ports."""
     environment = triton_ports()
-    fleet = parse_fleet(FLEET.read_text(), str(FLEET), str(FLEET.parent), environment)
+    fleet = parse_fleet(fleet_file.read_text(), str(fleet_file), str(fleet_file.parent), environment)
     hosted = Hosted(triton_service(fleet, fleet.endpoints[0], data_dir))
     hosted.start()
     try:

@@ -272,10 +272,40 @@ async def test_who_stops_waiting_does_not_end_the_load_for_the_others(sqlite: Da
         await first
 
 
-async def test_more_loads_at_a_time_than_allowed_are_turned_away_with_503(sqlite: Database) -> None:
+async def test_a_key_that_finds_no_place_at_the_database_waits_for_one(sqlite: Database) -> None:
     gated = GatedDatabase(sqlite)
     directory = directory_of(gated, max_loads=1)
     first, second = await issued(sqlite), await issued(sqlite)
+    gate = asyncio.Event()
+    gated.gates = [gate]
+    slow = asyncio.create_task(directory.resolve(first.token))
+    await gated.has_read.wait()
+    waiting = asyncio.create_task(directory.resolve(second.token))
+    gate.set()
+    assert (await slow).caller.key == first.record.id
+    assert (await waiting).caller.key == second.record.id
+
+
+async def test_strangers_take_no_places_from_keys_that_are_known(sqlite: Database) -> None:
+    gated = GatedDatabase(sqlite)
+    directory, known = directory_of(gated, max_loads=1), await issued(sqlite)
+    await directory.resolve(known.token)
+    gate = asyncio.Event()
+    gated.gates = [gate]
+    gated.has_read.clear()
+    stranger = asyncio.create_task(directory.resolve((await issued(sqlite)).token))
+    await gated.has_read.wait()
+    assert (await directory.refresh(known.token, 7)).epoch == 7
+    gate.set()
+    await stranger
+
+
+async def test_more_waiting_keys_than_allowed_are_turned_away_with_503(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.identity.directory.MAX_WAITING", 1)
+    gated = GatedDatabase(sqlite)
+    directory, first, second = directory_of(gated), await issued(sqlite), await issued(sqlite)
     gate = asyncio.Event()
     gated.gates = [gate]
     slow = asyncio.create_task(directory.resolve(first.token))

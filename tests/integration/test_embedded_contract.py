@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.integration.embedded_fixtures import Triton, need_triton, triton_running, until
+from tests.support.tokens import demo_tokens
 
 PROMPT = "<|user|>\nTell me about cats\n<|assistant|>\n"
 ALL = {
@@ -28,9 +29,9 @@ def test_a_stream_tells_text_and_output_counts_as_deltas_and_repeats_the_input_c
     events = triton.stream(PROMPT, {"max_tokens": 8, "ignore_eos": True}, **ALL)
     assert len(events) == 8
     assert [event["num_output_tokens"] for event in events] == [1] * 8
-    assert [event["num_input_tokens"] for event in events] == [len(PROMPT)] * 8
+    assert [event["num_input_tokens"] for event in events] == [demo_tokens(PROMPT)] * 8
     assert [event["finish_reason"] for event in events] == ["None"] * 7 + ["length"]
-    assert 0 < len("".join(event["text_output"] for event in events)) <= 8
+    assert "".join(event["text_output"] for event in events)
     assert [event["logprobs"] for event in events] == ["null"] * 8
 
 
@@ -39,9 +40,10 @@ def test_an_answer_reads_like_a_sentence_and_stops_by_itself(triton: Triton) -> 
     text = "".join(event["text_output"] for event in events)
     assert text[0].isupper()
     assert text[-1] in ".!?"
-    assert " " in text or text == "Umbrella."
+    assert " " in text
     assert events[-1]["finish_reason"] == "stop"
-    assert sum(event["num_output_tokens"] for event in events) == len(text) + 1  # the end counts as a token
+    assert sum(event["num_output_tokens"] for event in events) == len(events)  # the end counts as a token
+    assert events[-1]["text_output"] == ""
 
 
 def test_only_what_is_asked_for_is_returned(triton: Triton) -> None:
@@ -79,7 +81,7 @@ def test_a_stop_string_across_tokens_is_never_in_the_text(triton: Triton) -> Non
 
 
 def test_n_outputs_stand_beside_each_other_in_every_response(triton: Triton) -> None:
-    events = triton.stream(PROMPT, {"max_tokens": 30, "n": 3, "seed": 1}, **ALL)
+    events = triton.stream(PROMPT, {"max_tokens": 30, "n": 3, "seed": 1, "temperature": 2.0}, **ALL)
     assert all(len(event["text_output"]) == len(event["num_output_tokens"]) == 3 for event in events)
     texts = {"".join(event["text_output"][index] for event in events) for index in range(3)}
     assert len(texts) == 3
@@ -114,9 +116,9 @@ def test_a_prompt_longer_than_the_context_is_refused(triton: Triton) -> None:
     assert (status, "2048" in error) == (400, True)
 
 
-def test_text_of_any_language_is_taken_and_counted_in_bytes(triton: Triton) -> None:
+def test_text_of_any_language_is_taken_and_counted_in_tokens(triton: Triton) -> None:
     (event,) = triton.stream("猫は好き?", {"max_tokens": 1}, **ALL)
-    assert event["num_input_tokens"] == len("猫は好き?".encode())
+    assert event["num_input_tokens"] == demo_tokens("猫は好き?")
 
 
 def test_tokens_are_counted_as_they_are_generated(triton: Triton) -> None:
@@ -124,7 +126,7 @@ def test_tokens_are_counted_as_they_are_generated(triton: Triton) -> None:
     before = triton.metric("vllm:prompt_tokens_total"), triton.metric("vllm:generation_tokens_total")
     triton.stream(PROMPT, {"max_tokens": 9, "ignore_eos": True})
     after = triton.metric("vllm:prompt_tokens_total"), triton.metric("vllm:generation_tokens_total")
-    assert (after[0] - before[0], after[1] - before[1]) == (len(PROMPT), 9)
+    assert (after[0] - before[0], after[1] - before[1]) == (demo_tokens(PROMPT), 9)
     assert triton.metric("vllm:num_requests_waiting") == 0
 
 
@@ -139,7 +141,7 @@ def test_a_client_that_leaves_stops_the_counter(triton: Triton) -> None:
     until(lambda: triton.metric("vllm:num_requests_running") == 0)
     stopped = triton.metric("vllm:generation_tokens_total")
     assert stopped - left <= 10
-    assert 20 <= stopped - before < 200
+    assert 20 <= stopped - before < 750
 
 
 def test_many_streams_at_once_are_all_served(triton: Triton) -> None:

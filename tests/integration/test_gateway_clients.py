@@ -97,6 +97,7 @@ async def test_a_client_that_does_not_read_slows_the_generation_down_and_fills_n
     assert (await world.event(key)).outcome == "cancelled"
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_does_not_hold_its_request_for_ever(world: World) -> None:
     async def flood(generation: Generation) -> None:
         while not generation.gone.is_set():

@@ -169,6 +169,7 @@ async def test_silence_in_mid_stream_is_an_error_frame(world: World) -> None:
     assert (record.outcome, record.completion_tokens) == ("timeout", 1)
 
 
+@pytest.mark.slow
 async def test_a_stream_that_never_ends_is_ended_after_the_longest_life_of_a_request(world: World) -> None:
     async def for_ever(generation: Generation) -> None:
         while not generation.gone.is_set():
@@ -224,6 +225,7 @@ async def test_choices_side_by_side_stream_each_its_own_words(world: World) -> N
     assert texts == ["".join(f"{70 + n}.{i} " for i in range(5)) for n in range(3)]
 
 
+@pytest.mark.slow
 async def test_a_triton_that_talks_nonsense_to_the_prober_does_not_stop_the_probing(world: World) -> None:
     triton = world.tritons[0]
     sane = triton.metadata

@@ -105,6 +105,7 @@ async def run_to_the_end(redis: Redis, database: Database, fate: Fate, batch: in
 numbers = st.lists(st.tuples(st.integers(0, PARTITIONS - 1), st.integers(0, 40) | st.none()), max_size=40)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

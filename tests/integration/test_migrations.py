@@ -54,6 +54,7 @@ async def test_a_database_that_is_not_at_head_is_said_to_be_so(empty_database_ur
     await database.close()
 
 
+@pytest.mark.slow
 def test_several_processes_may_migrate_at_once_from_anywhere(empty_database_url: str, tmp_path: Path) -> None:
     script = "import sys; from gateway.storage.migrate import migrate; migrate(sys.argv[1])"
     arguments = [sys.executable, "-W", "error", "-c", script, empty_database_url]

@@ -292,9 +292,8 @@ class Client:
 
     async def _connect(self) -> _Connection:
         try:
-            _, connection = await asyncio.wait_for(
-                self.loop.create_connection(lambda: _Connection(self), self._host, self._port), self._timeouts.connect
-            )
+            async with asyncio.timeout(self._timeouts.connect):
+                _, connection = await self.loop.create_connection(lambda: _Connection(self), self._host, self._port)
         except (OSError, TimeoutError) as problem:
             raise Unavailable(
                 "The model's server cannot be reached.", detail=type(problem).__name__, retry_after_ms=1000

@@ -1,6 +1,7 @@
-"""The engine lives in the model's folder, where Triton finds it; the tests find it the same way."""
+"""The engine and the training live in the model's folder, where Triton finds them; the tests find them the same way."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "triton_models" / "demo" / "1"))
+DEMO = Path(__file__).parents[3] / "triton_models" / "demo"
+sys.path[:0] = [str(DEMO / "1"), str(DEMO)]

@@ -1,92 +1,18 @@
 """The engine: many requests, one thread, one token each a step."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
-from tinyllm.engine import Engine, Piece, QueueFull
+from tinyllm.engine import Engine, Limits, QueueFull
 from tinyllm.parameters import BadRequest, Parameters
-from tinyllm.sampling import Probabilities
+from tinyllm.requests import Piece
+from tinyllm.transformer import Chunk
+from tinyllm.weights import Floats
 
-END = 256
-WAIT_S = 10.0
-
-
-class Script:
-    """A model that writes the alphabet over and over, and END after `length` letters."""
-
-    vocabulary = 257
-    end = END
-
-    def __init__(self, length: int = 10_000) -> None:
-        self.length = length
-        self.gate = threading.Semaphore(0)
-        self.gated = False
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    def token_bytes(self, token: int) -> bytes:
-        return b"" if token == END else bytes((token,))
-
-    def next(self, sequences: Sequence[Sequence[int]]) -> list[Probabilities]:
-        if self.gated:
-            assert self.gate.acquire(timeout=WAIT_S)
-        return [self._one(sequence) for sequence in sequences]
-
-    def _one(self, sequence: Sequence[int]) -> Probabilities:
-        written = len(sequence) - 1  # every prompt here has one byte
-        result = np.zeros(257)
-        result[END if written >= self.length else ord("a") + written % 26] = 0.9
-        result[ord("z") if written % 26 != 25 else ord("y")] += 0.1
-        return result
-
-
-class Reply:
-    """A sink that remembers."""
-
-    def __init__(self) -> None:
-        self.steps: list[list[Piece]] = []
-        self.prompt_tokens = 0
-        self.gone = False
-        self.dropped = threading.Event()
-        self.done = threading.Event()
-
-    def cancelled(self) -> bool:
-        return self.gone
-
-    def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
-        self.prompt_tokens = prompt_tokens
-        self.steps.append(pieces)
-        if last:
-            self.done.set()
-
-    def drop(self) -> None:
-        self.dropped.set()
-
-    def text(self, index: int = 0) -> str:
-        assert self.done.wait(WAIT_S)
-        return "".join(step[index].text for step in self.steps)
-
-
-class Count:
-    """Counters in memory."""
-
-    def __init__(self) -> None:
-        self.prompt_tokens = 0
-        self.tokens = 0
-        self.loads: list[tuple[int, int]] = []
-
-    def prompt(self, tokens: int) -> None:
-        self.prompt_tokens += tokens
-
-    def generated(self, tokens: int) -> None:
-        self.tokens += tokens
-
-    def load(self, running: int, waiting: int) -> None:
-        self.loads.append((running, waiting))
-
+from tests.unit.triton_models.engine_parts import WAIT_S, Count, Letters, Reply, Script
 
 Make = Callable[..., tuple[Engine, Count]]
 
@@ -97,7 +23,7 @@ def make() -> Iterator[Make]:
 
     def build(model: Script, token_ms: float = 0, **options: int) -> tuple[Engine, Count]:
         count = Count()
-        engine = Engine(model, count, token_ms=token_ms, **options)  # type: ignore[arg-type]
+        engine = Engine(model, Letters(), count, Limits(token_ms=token_ms, **options))
         engine.start()
         engines.append(engine)
         return engine, count
@@ -186,7 +112,7 @@ def test_more_requests_than_places_all_finish(make: Make) -> None:
         engine.submit("?", Parameters(max_tokens=10, temperature=0), reply)
     assert [reply.text() for reply in replies] == ["abcdefghij"] * 20
     assert count.tokens == 200
-    assert max(running for running, _ in count.loads) <= 3
+    assert max(running for running, _, _ in count.loads) <= 3
 
 
 def test_a_cancelled_request_generates_no_further(make: Make) -> None:
@@ -216,7 +142,7 @@ def test_outputs_of_one_request_differ_and_repeat_with_the_seed(make: Make) -> N
 def test_an_output_that_finished_early_stands_empty_beside_the_others(make: Make) -> None:
     engine, count = make(Script())
     reply = Reply()
-    engine.submit("?", Parameters(max_tokens=60, n=4, seed=3, stop=("z",), logprobs=0), reply)
+    engine.submit("?", Parameters(max_tokens=60, n=4, seed=3, stop=tuple("ABCDEFGHIJKLM"), logprobs=0), reply)
     assert reply.done.wait(WAIT_S)
     ends = [next(i for i, step in enumerate(reply.steps) if step[index].finish) for index in range(4)]
     assert len(set(ends)) > 1
@@ -241,12 +167,126 @@ def test_logprobs_come_one_object_a_token_and_add_up(make: Make) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_engine_that_fails_says_so() -> None:
     class Broken(Script):
-        def next(self, sequences: Sequence[Sequence[int]]) -> list[Probabilities]:
+        def forward(self, chunks: Sequence[Chunk]) -> Floats:
             raise RuntimeError("broken")
 
     died = threading.Event()
-    engine = Engine(Broken(), Count(), token_ms=0, on_death=died.set)
+    engine = Engine(Broken(), Letters(), Count(), Limits(), on_death=died.set)
     engine.start()
     engine.submit("?", Parameters(), Reply())
     assert died.wait(WAIT_S)
     engine.stop()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_sender_that_fails_says_so() -> None:
+    class Gone(Reply):
+        def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
+            raise RuntimeError("broken")
+
+    died = threading.Event()
+    engine = Engine(Script(), Letters(), Count(), Limits(), on_death=died.set)
+    engine.start()
+    engine.submit("?", Parameters(), Gone())
+    assert died.wait(WAIT_S)
+    engine.stop()
+
+
+def test_a_slow_receiver_does_not_hold_up_the_others(make: Make) -> None:
+    class Slow(Reply):
+        def __init__(self) -> None:
+            super().__init__()
+            self.go = threading.Event()
+
+        def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
+            assert self.go.wait(WAIT_S)
+            super().send(prompt_tokens, pieces, last)
+
+    engine, count = make(Script())
+    slow, quick = Slow(), Reply()
+    engine.submit("?", Parameters(max_tokens=3, temperature=0), slow)
+    engine.submit("?", Parameters(max_tokens=30, temperature=0), quick)
+    until(lambda: count.tokens == 33)
+    slow.go.set()
+    assert (slow.text(), len(quick.text())) == ("abc", 30)
+
+
+def test_a_long_prompt_is_read_in_chunks_while_others_go_on_writing(make: Make) -> None:
+    model = Script()
+    model.gated = True
+    engine, _ = make(model, max_num_seqs=4, max_step_tokens=40)
+    writer, reader = Reply(), Reply()
+    engine.submit("?", Parameters(max_tokens=20, temperature=0), writer)
+    model.gate.release()
+    until(lambda: len(writer.steps) == 1)
+    engine.submit("x" * 150, Parameters(max_tokens=1, temperature=0), reader)
+    model.gate.release(19)
+    assert writer.text() == "abcdefghijklmnopqrst"
+    assert reader.done.wait(WAIT_S)
+    assert [step for step in model.steps if len(step) == 2] == [[1, 39], [1, 39], [1, 39], [1, 33]]
+
+
+def test_a_request_that_is_cancelled_while_its_prompt_is_read_stops_at_the_next_chunk(make: Make) -> None:
+    model = Script()
+    model.gated = True
+    engine, count = make(model, max_num_seqs=4, max_step_tokens=16)
+    reply = Reply()
+    engine.submit("x" * 1000, Parameters(max_tokens=5), reply)
+    model.gate.release(2)
+    until(lambda: len(model.steps) == 2)
+    reply.gone = True
+    model.gate.release()
+    assert reply.dropped.wait(WAIT_S)
+    assert len(model.steps) == 3
+    assert count.tokens == 0
+    until(lambda: count.loads[-1] == (0, 0, 0.0))
+
+
+def test_a_request_that_is_cancelled_while_it_waits_is_never_begun(make: Make) -> None:
+    engine, count = make(Script(), token_ms=1, max_num_seqs=1)
+    first, second = Reply(), Reply()
+    engine.submit("?", Parameters(max_tokens=60, temperature=0), first)
+    engine.submit("?", Parameters(max_tokens=60, temperature=0), second)
+    second.gone = True
+    assert second.dropped.wait(WAIT_S)
+    assert len(first.text()) == 60
+    assert (count.prompt_tokens, count.tokens) == (1, 60)
+
+
+def test_a_prompt_that_was_read_before_comes_from_the_cache(make: Make) -> None:
+    engine, count = make(Script(prompt=100))
+    texts = []
+    for _ in range(2):
+        reply = Reply()
+        engine.submit("x" * 100, Parameters(max_tokens=20, temperature=0), reply)
+        texts.append(reply.text())
+    assert texts == ["abcdefghijklmnopqrst"] * 2
+    assert (count.prompt_tokens, count.cached) == (200, 96)
+
+
+def test_the_cache_serves_a_chat_that_goes_on_from_an_answer(make: Make) -> None:
+    engine, count = make(Script(prompt=60))
+    first, second = Reply(), Reply()
+    engine.submit("x" * 60, Parameters(max_tokens=20, temperature=0), first)
+    engine.submit("x" * 60 + first.text() + "y" * 20, Parameters(max_tokens=1, temperature=0), second)
+    assert second.done.wait(WAIT_S)
+    assert count.cached == 64  # four blocks: the prompt and four tokens of the answer
+
+
+def test_an_empty_prompt_is_refused(make: Make) -> None:
+    engine, _ = make(Script())
+    with pytest.raises(BadRequest, match="empty"):
+        engine.submit("", Parameters(), Reply())
+
+
+def test_a_cache_that_cannot_hold_one_request_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match="do not hold one request of 2048"):
+        Limits(kv_blocks=100, block_size=16, max_model_len=2048)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask again and again, for what sends no event."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

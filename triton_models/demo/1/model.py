@@ -1,12 +1,14 @@
 """Triton's python backend over the engine: tensors in, tensors out, exactly as Triton's vLLM backend has them.
 
-`execute` only enqueues; the engine's thread answers through the response senders. This is the only file here that
-imports Triton.
+`execute` only enqueues; the engine's thread computes, and another thread answers through the response senders. This is
+the only file here that imports Triton.
 """
 
 import json
 import os
 import sys
+import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,15 @@ import triton_python_backend_utils as pb_utils
 # The stub puts this folder on the path only when the model is loaded the usual way; be sure of it.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tinyllm.engine import Engine, Piece, QueueFull
-from tinyllm.ngram import NGram, read_dialogues
+from tinyllm.engine import Engine, Limits, QueueFull
 from tinyllm.parameters import BadRequest, parse_parameters
+from tinyllm.requests import Piece
+from tinyllm.tokenizer import Vocabulary
+from tinyllm.transformer import Transformer
+from tinyllm.weights import read_weights
 
 FINAL = pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+USAGE_EVERY_S = 0.05
 RETURNED = ("finish_reason", "cumulative_logprob", "logprobs", "num_input_tokens", "num_output_tokens")
 
 
@@ -28,16 +34,16 @@ class TritonPythonModel:
     """The class that the stub looks for."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Train, and start the engine. `args` is Triton's; a bad configuration ends the load with its reason."""
-        given = json.loads(args["model_config"])["parameters"]
-        corpus = (Path(__file__).parent.parent / "corpus.txt").read_text()
+        """Load, and start the engine. `args` is Triton's; a bad configuration ends the load with its reason."""
+        folder = Path(__file__).parent.parent
+        limits = read_limits(json.loads(args["model_config"])["parameters"])
+        # The threads take turns this often; at Python's 5 ms every token sent would wait for the engine's next pause.
+        sys.setswitchinterval(0.0005)
         self._engine = Engine(
-            NGram(read_dialogues(corpus)),
+            Transformer(read_weights(folder), limits.kv_blocks, limits.block_size, limits.max_model_len),
+            Vocabulary(folder / "tokenizer.json"),
             Metrics({"model": args["model_name"], "version": args["model_version"]}),
-            token_ms=float(given["token_ms"]["string_value"]),
-            max_model_len=int(given["max_model_len"]["string_value"]),
-            max_num_seqs=int(given["max_num_seqs"]["string_value"]),
-            max_queue=int(given["max_queue"]["string_value"]),
+            limits,
             # Without its engine this process would take requests and never answer: better that the supervisor sees
             # it dead and starts Triton again.
             on_death=lambda: os._exit(70),
@@ -108,29 +114,54 @@ class Metrics:
     def __init__(self, labels: dict[str, str]) -> None:
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
         named = (
-            ("vllm:prompt_tokens_total", "Number of prefill tokens processed.", counter),
+            ("vllm:prompt_tokens_total", "Number of prompt tokens of requests let in.", counter),
+            ("vllm:prompt_tokens_cached_total", "Number of prompt tokens that the prefix cache spared.", counter),
             ("vllm:generation_tokens_total", "Number of generation tokens processed.", counter),
+            ("vllm:num_preemptions_total", "Number of times that a sequence gave up its KV blocks.", counter),
             ("vllm:num_requests_running", "Number of requests currently running.", gauge),
             ("vllm:num_requests_waiting", "Number of requests waiting to be processed.", gauge),
+            ("vllm:kv_cache_usage_perc", "KV cache usage; 1 means that every block is held.", gauge),
         )
         # The families are kept because a family that is collected takes its metrics with it.
         self._families = [pb_utils.MetricFamily(name=n, description=d, kind=kind) for n, d, kind in named]
-        self._prompt, self._generated, self._running, self._waiting = (
-            family.Metric(labels=labels) for family in self._families
+        metrics = (family.Metric(labels=labels) for family in self._families)
+        self._prompt, self._cached, self._generated, self._preemptions, self._running, self._waiting, self._usage = (
+            metrics
         )
-        self._load = (0, 0)
+        self._load = (0, 0, 0.0)
+        self._told_at = 0.0
 
-    def prompt(self, tokens: int) -> None:
+    def prompt(self, tokens: int, cached: int) -> None:
+        """See Counters."""
         self._prompt.increment(tokens)
+        if cached:
+            self._cached.increment(cached)
 
     def generated(self, tokens: int) -> None:
-        self._generated.increment(tokens)
+        """See Counters."""
+        if tokens:
+            self._generated.increment(tokens)
 
-    def load(self, running: int, waiting: int) -> None:
-        if (running, waiting) != self._load:  # each call crosses to the server's process
-            self._load = (running, waiting)
-            self._running.set(running)
-            self._waiting.set(waiting)
+    def preempted(self) -> None:
+        """See Counters."""
+        self._preemptions.increment(1)
+
+    def load(self, running: int, waiting: int, kv_usage: float) -> None:
+        """See Counters. Each gauge crosses to the server's process: told when it changes, and usage not too often."""
+        now, (ran, waited, _) = time.monotonic(), self._load
+        if (running, waiting) == (ran, waited) and now - self._told_at < USAGE_EVERY_S:
+            return
+        told, self._load, self._told_at = self._load, (running, waiting, kv_usage), now
+        for gauge, before, value in zip((self._running, self._waiting, self._usage), told, self._load, strict=True):
+            if before != value:
+                gauge.set(value)
+
+
+def read_limits(given: dict[str, dict[str, str]]) -> Limits:
+    """The engine's limits from config.pbtxt; a parameter that is not there keeps its default."""
+    told = {name: value["string_value"] for name, value in given.items()}
+    sizes = {field.name: int(told[field.name]) for field in fields(Limits) if field.type is int and field.name in told}
+    return Limits(token_ms=float(told.get("token_ms", 0)), **sizes)
 
 
 def _tensor(name: str, prompt_tokens: int, pieces: list[Piece]) -> Any:

@@ -1,4 +1,4 @@
-"""The engine: one thread that steps all running requests in turn, a token each, from a bounded queue.
+"""The engine: one thread that plans a step, computes it, and hands what came of it to the sender's thread.
 
 It knows no Triton and no transport. A request brings a `Sink`, which takes the pieces of its answer and says whether
 anyone still wants it; `Counters` are told what is done at the moment it is done.
@@ -6,109 +6,67 @@ anyone still wants it; `Counters` are told what is done at the moment it is done
 
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
-import numpy as np
-
+from .blocks import BlockPool
 from .parameters import BadRequest, Parameters
-from .sampling import Probabilities, choose, logprobs
-from .text import OutputText
+from .requests import Counters, Piece, Request, Sink, new_request
+from .scheduler import Scheduler, Work
+from .sender import Sender
+from .transformer import Chunk
+from .weights import Floats
+from .writing import Names, advance, nothing
 
-Finish = Literal["stop", "length"]
 POLL_STEPS = 4
-"""A request is asked every so many steps whether it was cancelled: the question crosses to the server's process and
-back, which costs as much as sending a token does."""
+"""A request that writes is asked every so many steps whether it was cancelled: the question crosses to the server's
+process and back, which costs as much as sending a token does. One that reads its prompt is asked at every step."""
+WAITING_POLL_STEPS = 32
+"""One that waits holds nothing that others need, and there may be hundreds of them."""
+
+
+class Vocabulary(Names, Protocol):
+    """Text to tokens and back."""
+
+    def encode(self, text: str) -> list[int]: ...
 
 
 class Model(Protocol):
     """What the engine asks of a language model."""
 
-    vocabulary: int
-    end: int
-
-    def encode(self, text: str) -> list[int]: ...
-    def token_bytes(self, token: int) -> bytes: ...
-    def next(self, sequences: Sequence[Sequence[int]]) -> Sequence[Probabilities]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """One token in a list of alternatives."""
-
-    logprob: float
-    rank: int
-    decoded_token: str
-
-
-@dataclass(slots=True)
-class Piece:
-    """What one step added to one output of a request."""
-
-    text: str = ""
-    tokens: int = 0
-    logprobs: list[dict[int, TokenLogprob]] | None = None
-    """One object a token; None when none were asked for."""
-    cumulative_logprob: float = 0.0
-    """Of the whole output so far."""
-    finish: Finish | None = None
-
-    def add(self, later: "Piece") -> None:
-        """Append a later piece of the same output."""
-        self.text += later.text
-        self.tokens += later.tokens
-        self.cumulative_logprob = later.cumulative_logprob
-        self.finish = later.finish
-        if later.logprobs is not None:
-            self.logprobs = (self.logprobs or []) + later.logprobs
-
-
-class Sink(Protocol):
-    """Where a request's answer goes. All calls come from the engine's thread."""
-
-    def cancelled(self) -> bool: ...
-    def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
-        """One step: a piece for each of the request's n outputs; `last` when all of them have finished."""
-
-    def drop(self) -> None:
-        """The request was cancelled; nothing more comes."""
-
-
-class Counters(Protocol):
-    """Told at once: a token is counted when it is generated, not when it is sent."""
-
-    def prompt(self, tokens: int) -> None: ...
-    def generated(self, tokens: int) -> None: ...
-    def load(self, running: int, waiting: int) -> None: ...
+    def forward(self, chunks: Sequence[Chunk]) -> Floats:
+        """Logits after the last token of each chunk, [chunks, vocabulary]."""
 
 
 class QueueFull(Exception):
     """The engine has as many waiting requests as it may have."""
 
 
-@dataclass(slots=True)
-class _Output:
-    """One of a request's n outputs."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The engine's sizes. The names are vLLM's where it has them."""
 
-    tokens: list[int]
-    text: OutputText
-    generator: np.random.Generator
-    counts: Counter[int] = field(default_factory=Counter)
-    generated: int = 0
-    cumulative_logprob: float = 0.0
-    finish: Finish | None = None
+    token_ms: float = 0.0
+    """The least milliseconds that a step takes."""
+    max_model_len: int = 2048
+    """Most tokens of a prompt and its answer."""
+    max_num_seqs: int = 64
+    """Most outputs that run at once."""
+    max_queue: int = 256
+    """Most outputs that wait."""
+    max_step_tokens: int = 256
+    """Most tokens computed in a step: prompts are cut into chunks that fit."""
+    block_size: int = 16
+    """Tokens a block of the KV cache."""
+    kv_blocks: int = 1024
+    """Blocks of the KV cache: the budget that requests share."""
 
-
-@dataclass(slots=True)
-class _Request:
-    prompt_tokens: int
-    most_tokens: int
-    parameters: Parameters
-    sink: Sink
-    outputs: list[_Output]
-    steps: int = 0
+    def __post_init__(self) -> None:
+        if self.kv_blocks * self.block_size < self.max_model_len:
+            held = f"{self.kv_blocks} KV blocks of {self.block_size} tokens"
+            raise ValueError(f"{held} do not hold one request of {self.max_model_len}")
 
 
 class Engine:
@@ -117,63 +75,70 @@ class Engine:
     def __init__(
         self,
         model: Model,
+        vocabulary: Vocabulary,
         counters: Counters,
-        *,
-        token_ms: float = 2.0,
-        max_model_len: int = 2048,
-        max_num_seqs: int = 64,
-        max_queue: int = 256,
+        limits: Limits,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
-        """A step takes at least `token_ms` milliseconds; at most `max_num_seqs` outputs run at once and `max_queue`
-        requests wait; `on_death` is called when the engine's thread ends by a fault, its requests being lost."""
+        """`on_death` is called when one of the engine's threads ends by a fault, its requests being lost."""
         self._model = model
+        self._vocabulary = vocabulary
         self._counters = counters
-        self._pace_s = token_ms / 1000
-        self._max_model_len = max_model_len
-        self._max_num_seqs = max_num_seqs
-        self._max_queue = max_queue
+        self._limits = limits
         self._on_death = on_death
-        self._waiting: deque[_Request] = deque()
-        self._running: list[_Request] = []
+        self._scheduler = Scheduler(
+            BlockPool(limits.kv_blocks, limits.block_size), limits.max_num_seqs, limits.max_step_tokens
+        )
+        self._arrived: list[Request] = []
+        self._orders = 0
+        self._waiting = 0
+        """Outputs that wait, as of the last step."""
+        self._steps = 0
         self._changed = threading.Condition()
         self._stopping = threading.Event()
+        self._sender = Sender(on_death)
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
 
     def start(self) -> None:
+        """Start both threads."""
+        self._sender.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after its current step; requests that still run are left unanswered."""
+        """End after the current step; requests that still run are left unanswered."""
         self._stopping.set()
         with self._changed:
             self._changed.notify()
         self._thread.join(timeout=5)
+        self._sender.stop()
 
     def submit(self, prompt: str, parameters: Parameters, sink: Sink) -> None:
         """Queue a request. Raises BadRequest when it can never be served, QueueFull when not now."""
-        tokens = self._model.encode(prompt)
-        room = self._max_model_len - len(tokens)
+        tokens = self._vocabulary.encode(prompt)
+        room = self._limits.max_model_len - len(tokens)
+        if not tokens:
+            raise BadRequest("The prompt is empty")
         if room < 1:
             raise BadRequest(
                 f"The prompt is {len(tokens)} tokens long; with at least one token to generate, the model's context "
-                f"of {self._max_model_len} tokens does not hold it"
+                f"of {self._limits.max_model_len} tokens does not hold it"
             )
-        if parameters.n > self._max_num_seqs:
-            raise BadRequest(f"n must not be greater than {self._max_num_seqs}")
+        if parameters.n > self._limits.max_num_seqs:
+            raise BadRequest(f"n must not be greater than {self._limits.max_num_seqs}")
         most = room if parameters.max_tokens is None else min(parameters.max_tokens, room)
-        outputs = [_new_output(tokens, parameters, index) for index in range(parameters.n)]
         with self._changed:
-            if len(self._waiting) >= self._max_queue:
-                raise QueueFull(f"the queue is full ({self._max_queue} requests wait)")
-            self._waiting.append(_Request(len(tokens), most, parameters, sink, outputs))
+            waiting = self._waiting + sum(request.parameters.n for request in self._arrived)
+            if waiting + parameters.n > self._limits.max_queue:
+                raise QueueFull(f"the queue is full ({waiting} of {self._limits.max_queue} places are taken)")
+            self._arrived.append(new_request(tokens, most, parameters, sink, self._orders))
+            self._orders += parameters.n
             self._changed.notify()
 
     def _live(self) -> None:
         ended = False
         try:
             while self._gather():
-                due = time.monotonic() + self._pace_s
+                due = time.monotonic() + self._limits.token_ms / 1000
                 self._step()
                 self._stopping.wait(max(0.0, due - time.monotonic()))
             ended = True
@@ -182,83 +147,70 @@ class Engine:
                 self._on_death()
 
     def _gather(self) -> bool:
-        """Wait for work, and let waiting requests in while there is room. False when the engine stops."""
+        """Wait for work and take over what has arrived. False when the engine stops."""
+        scheduler = self._scheduler
         with self._changed:
-            if not self._running and not self._waiting:
-                self._counters.load(0, 0)
-                self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
-            taken = sum(len(request.outputs) for request in self._running)
-            while self._waiting and taken + len(self._waiting[0].outputs) <= self._max_num_seqs:
-                request = self._waiting.popleft()
-                taken += len(request.outputs)
-                self._running.append(request)
-                self._counters.prompt(request.prompt_tokens)
-            waiting = len(self._waiting)
-        self._counters.load(len(self._running), waiting)
+            while not (self._arrived or scheduler.running or scheduler.waiting or self._stopping.is_set()):
+                self._changed.wait()
+            for request in self._arrived:
+                scheduler.add(request)
+            self._arrived = []
+            self._waiting = len(scheduler.waiting)
         return not self._stopping.is_set()
 
     def _step(self) -> None:
-        """One token for each unfinished output of each request that is still wanted."""
-        self._running = [request for request in self._running if not _dropped(request)]
-        live = [(r, output) for r in self._running for output in r.outputs if output.finish is None]
-        if not live:
+        """Let go what nobody wants, plan, compute, choose, send."""
+        scheduler, before = self._scheduler, self._scheduler.preempted
+        self._drop_cancelled()
+        plan = scheduler.plan()
+        self._count_admitted()
+        for _ in range(scheduler.preempted - before):
+            self._counters.preempted()
+        self._tell_load()
+        if not plan:
             return
-        distributions = self._model.next([output.tokens for _, output in live])
         pieces: dict[int, Piece] = {}
-        for (request, output), distribution in zip(live, distributions, strict=True):
-            pieces[id(output)] = self._advance(request, output, distribution)
-        self._counters.generated(len(live))
-        self._running = [request for request in self._running if not _sent(request, pieces)]
+        for work, logits in zip(plan, self._model.forward([_chunk(work) for work in plan]), strict=True):
+            samples = work.samples
+            scheduler.done(work)
+            if samples:
+                pieces[id(work.sequence)] = advance(work.sequence, logits, self._vocabulary)
+                if work.sequence.finish:
+                    scheduler.finish(work.sequence)
+        self._counters.generated(len(pieces))
+        for request in dict.fromkeys(work.sequence.request for work in plan if id(work.sequence) in pieces):
+            self._send(request, pieces)
+        self._tell_load()
 
-    def _advance(self, request: _Request, output: _Output, distribution: Probabilities) -> Piece:
-        parameters, end = request.parameters, self._model.end
-        early = output.generated < parameters.min_tokens
-        banned = end if parameters.ignore_eos or early else None
-        token = choose(distribution, parameters, output.counts, output.generator, banned)
-        told = logprobs(distribution, token, parameters.logprobs or 0)
-        output.tokens.append(token)
-        output.counts[token] += 1
-        output.generated += 1
-        output.cumulative_logprob += told[token][0]
-        text = output.text.feed(self._model.token_bytes(token), check_stop=output.generated >= parameters.min_tokens)
-        if token == end or output.text.stopped:
-            output.finish = "stop"
-        elif output.generated >= request.most_tokens:
-            output.finish = "length"
-        if output.finish:
-            text += output.text.finish()
-        names = None if parameters.logprobs is None else [self._named(told)]
-        return Piece(text, 1, names, output.cumulative_logprob, output.finish)
+    def _drop_cancelled(self) -> None:
+        """Ask the requests that are due whether anyone still waits for them."""
+        self._steps += 1
+        for index, request in enumerate(list(self._scheduler.requests())):
+            runs = any(sequence.blocks for sequence in request.sequences)
+            reads = runs and not any(sequence.generated for sequence in request.sequences)
+            every = 1 if reads else POLL_STEPS if runs else WAITING_POLL_STEPS
+            if (index + self._steps) % every == 0 and request.sink.cancelled():
+                self._scheduler.remove(request)
+                self._sender.put(request.sink.drop)
 
-    def _named(self, told: dict[int, tuple[float, int]]) -> dict[int, TokenLogprob]:
-        return {token: TokenLogprob(logprob, rank, self._name(token)) for token, (logprob, rank) in told.items()}
+    def _send(self, request: Request, pieces: dict[int, Piece]) -> None:
+        last = all(sequence.finish for sequence in request.sequences)
+        parts = [pieces.get(id(sequence)) or nothing(sequence) for sequence in request.sequences]
+        self._sender.put(partial(request.sink.send, request.prompt_tokens, parts, last))
 
-    def _name(self, token: int) -> str:
-        return "<|end|>" if token == self._model.end else self._model.token_bytes(token).decode(errors="replace")
+    def _count_admitted(self) -> None:
+        for sequence, cached in self._scheduler.admitted:
+            if not sequence.request.counted:  # not its other outputs, nor itself when it comes back
+                sequence.request.counted = True
+                self._counters.prompt(sequence.request.prompt_tokens, cached)
 
-
-def _new_output(tokens: list[int], parameters: Parameters, index: int) -> _Output:
-    # Outputs of one seeded request must differ from each other, and be the same in the next run.
-    seed = None if parameters.seed is None else [parameters.seed % (1 << 64), index]
-    return _Output(list(tokens), OutputText(parameters.stop), np.random.default_rng(seed))
-
-
-def _dropped(request: _Request) -> bool:
-    request.steps += 1
-    if request.steps % POLL_STEPS != 1 or not request.sink.cancelled():
-        return False
-    request.sink.drop()
-    return True
+    def _tell_load(self) -> None:
+        scheduler = self._scheduler
+        self._waiting = len(scheduler.waiting)
+        self._counters.load(len(scheduler.running), len(scheduler.waiting), scheduler.usage)
 
 
-def _sent(request: _Request, pieces: dict[int, Piece]) -> bool:
-    """Send one request's step; whether that was its last."""
-    last = all(output.finish for output in request.outputs)
-    # An output that finished before the others stands in every later step with nothing added, as in vLLM.
-    parts = [pieces.get(id(o)) or Piece("", 0, _none(request), o.cumulative_logprob, o.finish) for o in request.outputs]
-    request.sink.send(request.prompt_tokens, parts, last)
-    return last
-
-
-def _none(request: _Request) -> list[dict[int, TokenLogprob]] | None:
-    return None if request.parameters.logprobs is None else []
+def _chunk(work: Work) -> Chunk:
+    sequence = work.sequence
+    end = sequence.computed + work.tokens
+    return Chunk(sequence.tokens[sequence.computed : end], sequence.computed, sequence.blocks)

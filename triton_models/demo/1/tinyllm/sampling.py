@@ -30,6 +30,10 @@ def choose(
         return int(weights.argmax())
     if parameters.temperature != 1:
         weights = _tempered(weights, parameters.temperature)
+    if parameters.top_k <= 0 and parameters.top_p >= 1:
+        # Nothing is cut off, so the order does not matter: sorting would be most of the work here.
+        sums = np.cumsum(weights)
+        return min(int(np.searchsorted(sums, generator.random() * sums[-1], side="right")), len(sums) - 1)
     order = np.argsort(-weights, kind="stable")  # stable, so that equal weights cannot change places between runs
     sums = np.cumsum(weights[order])
     kept = _kept(sums, parameters)

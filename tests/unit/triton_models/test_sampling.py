@@ -1,51 +1,11 @@
-"""The n-gram model and the choice of a token."""
+"""The choice of a token."""
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tinyllm.ngram import END, Dialogue, NGram, read_dialogues
 from tinyllm.parameters import Parameters
 from tinyllm.sampling import choose, logprobs
-
-MODEL = NGram([Dialogue("q: ", "abab"), Dialogue("q: ", "abac")], order=4)
-CORPUS = Path(__file__).parents[3] / "triton_models" / "demo" / "corpus.txt"
-
-
-def after(text: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    return MODEL.next([MODEL.encode(text)])[0]
-
-
-@given(st.text(max_size=8))
-def test_the_probabilities_after_any_text_sum_to_one(text: str) -> None:
-    assert after(text).sum() == pytest.approx(1.0)
-    assert (after(text) >= 0).all()
-
-
-def test_a_longer_context_decides_where_it_is_known() -> None:
-    assert after("q: ").argmax() == ord("a")
-    assert after("abac").argmax() == END
-
-
-def test_only_bytes_of_the_answers_are_possible() -> None:
-    possible = {token for token in range(MODEL.vocabulary) if after("anything")[token] > 0}
-    assert possible == {ord("a"), ord("b"), ord("c"), END}
-
-
-def test_the_corpus_is_plain_ascii_and_every_dialogue_has_an_answer() -> None:
-    text = CORPUS.read_text()
-    assert text.isascii()
-    dialogues = read_dialogues(text)
-    assert len(dialogues) > 100
-    assert all(d.answer and d.prompt.startswith("<|user|>\n") for d in dialogues)
-
-
-def test_a_dialogue_without_an_answer_is_refused() -> None:
-    with pytest.raises(ValueError, match="without"):
-        read_dialogues("<|user|>\nhello")
 
 
 def pick(weights: list[float], draws: int = 300, **parameters: object) -> Counter[int]:

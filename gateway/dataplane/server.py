@@ -1,0 +1,96 @@
+"""uvicorn's HTTP protocol with what it leaves open bounded: how long and how large a request's head may be, and how
+many connections there are. A stranger needs no key to send a head, so these bounds are all there is at that point."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.core.errors import ApiError, HeadTooLarge, InvalidRequest, RequestTimeout
+
+MAX_HEAD_BYTES = 64 << 10
+"""Request line and headers; one read of the socket more is looked at before the bound bites."""
+HEAD_S = 10.0
+"""From connecting, or from a kept connection's first byte, to the end of the head."""
+MAX_CONNECTIONS = 10_000
+"""Of one worker; whoever comes after them is hung up on."""
+
+_STATUS = {400: b"400 Bad Request", 408: b"408 Request Timeout", 431: b"431 Request Header Fields Too Large"}
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """See the module."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._in_head = True
+        self._begun = False
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """asyncio."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.close()
+            return
+        self._head_timer = self.loop.call_later(HEAD_S, self._head_takes_too_long)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio."""
+        self._cancel_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(HeadTooLarge(f"The request's head is larger than {MAX_HEAD_BYTES} bytes."))
+
+    def on_message_begin(self) -> None:
+        """httptools: a head has begun, behind another request in the same packet, perhaps."""
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_S, self._head_takes_too_long)
+        self._begun = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """httptools: the head is whole."""
+        self._in_head, self._head_bytes = False, 0
+        self._cancel_head_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """httptools: the body is whole; a head may come next."""
+        self._in_head = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn: what came is not HTTP. Told in the one shape of errors."""
+        self._refuse(InvalidRequest("This is not a valid HTTP request."))
+
+    def _head_takes_too_long(self) -> None:
+        self._head_timer = None
+        if self._begun:
+            self._refuse(RequestTimeout("The request's head did not arrive in time. Send it again."))
+        else:
+            self.transport.close()  # a connection on which nothing was ever asked
+
+    def _refuse(self, error: ApiError) -> None:
+        """Told on the bare connection, which is then closed: there is no request yet that an app could answer. While an
+        earlier request of the connection is still being answered, it is only closed: words in between would be taken
+        for that answer's."""
+        self._cancel_head_timer()
+        if self.cycle is None or self.cycle.response_complete:
+            body = msgspec.json.encode(error.body())
+            head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+            self.transport.write(head % (_STATUS[error.status], len(body)) + body)
+        self.transport.close()
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.stack import Stack, running_stack, slow_fleet
 
-TOKEN_MS = 10
+TOKEN_MS = 20
 
 
 @pytest.fixture(scope="session")

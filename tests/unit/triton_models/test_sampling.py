@@ -49,6 +49,11 @@ def test_penalties_make_a_used_token_rarer() -> None:
     assert choose(distribution, greedy, {1: 1}, np.random.default_rng(1)) == 0
 
 
+def test_a_token_that_is_wished_for_hundreds_of_times_does_not_overflow() -> None:
+    wished = Parameters(frequency_penalty=-2.0)
+    assert choose(np.array([0.5, 0.5]), wished, {1: 1000}, np.random.default_rng(1)) == 1
+
+
 def test_logprobs_hold_the_chosen_token_and_the_likeliest_with_their_ranks() -> None:
     told = logprobs(np.array([0.1, 0.2, 0.7, 0.0]), 0, 2)
     assert list(told) == [0, 2, 1]

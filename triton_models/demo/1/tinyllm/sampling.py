@@ -58,9 +58,12 @@ def _penalised(probabilities: Probabilities, parameters: Parameters, counts: Map
     presence, frequency = parameters.presence_penalty, parameters.frequency_penalty
     if not counts or (presence == 0 and frequency == 0):
         return probabilities
-    weights = probabilities.copy()
     tokens = np.fromiter(counts, np.intp)
-    weights[tokens] *= np.exp(-presence - frequency * np.fromiter(counts.values(), np.float64))
+    exponents = -presence - frequency * np.fromiter(counts.values(), np.float64)
+    # Only ratios matter: all are made smaller, so that a token wished for hundreds of times does not overflow.
+    most = max(0.0, float(exponents.max()))
+    weights: Probabilities = probabilities * np.exp(-most)
+    weights[tokens] = probabilities[tokens] * np.exp(exponents - most)
     return weights
 
 

@@ -62,11 +62,12 @@ def prompts(number: int, words: int) -> list[str]:
 
 def press(triton: str, metrics: str, asked: list[str], max_tokens: int) -> Pressure:
     """Send all prompts to the model `demo` at once; sample the metrics until the last has its answer."""
+    first = _scrape(metrics)  # before anything is asked: the first prompt may be counted at once
     began = time.monotonic()
     over = threading.Event()
     pressure = Pressure([])
     with ThreadPoolExecutor(len(asked) + 1) as pool:
-        watching = pool.submit(_watch, metrics, began, over, pressure.samples)
+        watching = pool.submit(_watch, metrics, first, began, over, pressure.samples)
         running = [pool.submit(_ask, triton, text, seed, max_tokens, began) for seed, text in enumerate(asked, 100)]
         try:
             pressure.ended = [one.result() for one in running]
@@ -99,8 +100,9 @@ def _ask(triton: str, prompt: str, seed: int, max_tokens: int, began: float) -> 
     )
 
 
-def _watch(metrics: str, began: float, over: threading.Event, samples: list[dict[str, float]]) -> None:
-    first = _scrape(metrics)
+def _watch(
+    metrics: str, first: dict[str, float], began: float, over: threading.Event, samples: list[dict[str, float]]
+) -> None:
     while True:
         last = over.is_set()  # one sample more when all is over
         now = _scrape(metrics)

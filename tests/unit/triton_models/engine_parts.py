@@ -73,10 +73,12 @@ class Reply:
         self.steps: list[list[Piece]] = []
         self.prompt_tokens = 0
         self.gone = False
+        self.asked = 0
         self.dropped = threading.Event()
         self.done = threading.Event()
 
     def cancelled(self) -> bool:
+        self.asked += 1
         return self.gone
 
     def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:

@@ -3,10 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
-from tinyllm.engine import Engine, Limits, QueueFull
+from tinyllm.engine import POLL_STEPS, Engine, Limits, QueueFull
 from tinyllm.parameters import BadRequest, Parameters
 from tinyllm.requests import Piece
 from tinyllm.transformer import Chunk
@@ -223,7 +224,7 @@ def test_a_long_prompt_is_read_in_chunks_while_others_go_on_writing(make: Make) 
     model.gate.release(19)
     assert writer.text() == "abcdefghijklmnopqrst"
     assert reader.done.wait(WAIT_S)
-    assert [step for step in model.steps if len(step) == 2] == [[1, 39], [1, 39], [1, 39], [1, 33]]
+    assert [step for step in model.steps if len(step) == 2] == [[1, 39], [1, 36], [1, 33], [1, 31], [1, 11]]
 
 
 def test_a_request_that_is_cancelled_while_its_prompt_is_read_stops_at_the_next_chunk(make: Make) -> None:
@@ -240,6 +241,16 @@ def test_a_request_that_is_cancelled_while_its_prompt_is_read_stops_at_the_next_
     assert len(model.steps) == 3
     assert count.tokens == 0
     until(lambda: count.loads[-1] == (0, 0, 0.0))
+
+
+def test_everyone_is_asked_every_few_steps_however_many_come_and_go(make: Make) -> None:
+    engine, _ = make(Script(), token_ms=1, max_num_seqs=64)
+    replies = [Reply() for _ in range(60)]
+    for reply in replies:
+        engine.submit("?", Parameters(max_tokens=40, temperature=0), reply)
+        until(partial(bool, reply.steps))
+    assert all(reply.done.wait(WAIT_S) for reply in replies)
+    assert min(reply.asked for reply in replies) >= 40 // POLL_STEPS - 1
 
 
 def test_a_request_that_is_cancelled_while_it_waits_is_never_begun(make: Make) -> None:

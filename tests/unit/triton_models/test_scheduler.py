@@ -88,3 +88,15 @@ def test_places_are_not_exceeded() -> None:
 def test_a_step_that_could_not_hold_a_token_for_everyone_is_refused() -> None:
     with pytest.raises(ValueError, match="max_step_tokens"):
         Desk(blocks=10, places=8, step=8)
+
+
+def test_chunks_get_shorter_further_back_in_a_prompt() -> None:
+    desk = Desk(blocks=600, step=256)
+    desk.arrive(2000)
+    chunks: list[int] = []
+    while sum(chunks) < 2000:
+        [(_, tokens)] = desk.step()
+        chunks.append(tokens)
+    assert chunks[0] == 256
+    assert chunks[:-1] == sorted(chunks[:-1], reverse=True)
+    assert max(tokens * (400 + sum(chunks[:n])) for n, tokens in enumerate(chunks)) <= 256 * 400

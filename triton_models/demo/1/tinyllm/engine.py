@@ -185,11 +185,13 @@ class Engine:
     def _drop_cancelled(self) -> None:
         """Ask the requests that are due whether anyone still waits for them."""
         self._steps += 1
-        for index, request in enumerate(list(self._scheduler.requests())):
+        for request in list(self._scheduler.requests()):
             runs = any(sequence.blocks for sequence in request.sequences)
-            reads = runs and not any(sequence.generated for sequence in request.sequences)
+            # Also one that was preempted, and reads again what it has written.
+            reads = any(sequence.blocks and sequence.missing > 1 for sequence in request.sequences)
             every = 1 if reads else POLL_STEPS if runs else WAITING_POLL_STEPS
-            if (index + self._steps) % every == 0 and request.sink.cancelled():
+            # By arrival, not by place in line: that moves with the steps, and some would never be asked.
+            if (request.sequences[0].order + self._steps) % every == 0 and request.sink.cancelled():
                 self._scheduler.remove(request)
                 self._sender.put(request.sink.drop)
 

@@ -103,6 +103,11 @@ class Sequence:
     cumulative_logprob: float = 0.0
     finish: Finish | None = None
 
+    @property
+    def missing(self) -> int:
+        """Tokens that are still to be computed: one while it writes, more while it reads."""
+        return len(self.tokens) - self.computed
+
 
 def new_request(tokens: list[int], most: int, parameters: Parameters, sink: Sink, order: int) -> Request:
     """A request with its n outputs; `most` is what each may generate at most."""

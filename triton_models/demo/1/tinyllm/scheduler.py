@@ -27,6 +27,11 @@ class Work:
         return self.sequence.computed + self.tokens == len(self.sequence.tokens)
 
 
+ATTENTION = 400
+"""Positions that cost as much to attend to as the rest of the model costs for one token (measured: 0.08 ms a token, and
+0.2 ms for each 1,000 positions before it)."""
+
+
 class Scheduler:
     """Waiting and running sequences and their blocks. Not for several threads."""
 
@@ -96,11 +101,15 @@ class Scheduler:
             self._pool.publish(sequence.blocks[index], hashes[index])
 
     def _schedule(self, sequence: Sequence, plan: list[Work]) -> None:
-        missing = len(sequence.tokens) - sequence.computed
         left = self._max_step_tokens - sum(work.tokens for work in plan)
-        tokens = 1 if missing == 1 else min(missing, left)
+        tokens = 1 if sequence.missing == 1 else min(sequence.missing, left, self._longest_chunk(sequence.computed))
         if tokens > 0 and self._grow(sequence, sequence.computed + tokens):
             plan.append(Work(sequence, tokens))
+
+    def _longest_chunk(self, position: int) -> int:
+        """Chunks get shorter further back in a prompt, where each token attends to more: nothing can stop a step once
+        it has begun, so none may take long."""
+        return max(1, self._max_step_tokens * ATTENTION // (ATTENTION + position))
 
     def _grow(self, sequence: Sequence, tokens: int) -> bool:
         """Take the blocks for so many tokens, if need be from those who came later; False when it lost its own."""

@@ -106,6 +106,7 @@ class GrpcGeneration:
 
     def close(self) -> None:
         """See Generation."""
+        self._failure = self._failure or UpstreamFailed("The answer was given up.", detail="abandoned")
         self._call.cancel()
 
     def hang_up(self) -> None:
@@ -128,15 +129,25 @@ class GrpcTransport:
 
     async def generate(self, model: str, version: str, inputs: Inputs, traceparent: bytes | None) -> GrpcGeneration:
         """See Transport."""
-        self._turn = turn = (self._turn + 1) % CHANNELS
+        turn = await self._next_channel()
         channel = self._channels[turn]
-        if channel.get_state() is not State.READY:
-            await self._ready(channel)
         metadata = (_REAL_STATUS,) if traceparent is None else (_REAL_STATUS, ("traceparent", traceparent.decode()))
         call = self._methods[turn](pack(model, version, inputs), metadata=metadata)
         generation = self._open[call] = GrpcGeneration(self, channel, call, self._timeouts)
         call.add_done_callback(self._forget)
         return generation
+
+    async def _next_channel(self) -> int:
+        """The channel whose turn it is, or else the next one that has a connection: one that was lost must not speak
+        for the whole endpoint. Those without are asked to connect meanwhile. Raises Unavailable when none can."""
+        first: int = (self._turn + 1) % CHANNELS
+        self._turn = first
+        for offset in range(CHANNELS):
+            turn: int = (first + offset) % CHANNELS
+            if self._channels[turn].get_state(try_to_connect=True) is State.READY:
+                return turn
+        await self._ready(self._channels[first])
+        return first
 
     async def close(self) -> None:
         """See Transport."""

@@ -146,6 +146,7 @@ def processes_of(data_dir: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_however_it_ends_nothing_is_left_and_the_next_one_has_the_same_key(environment: dict[str, str]) -> None:
     keys = set()

@@ -171,6 +171,7 @@ def environment(database_url: str, redis_server: RedisServer, tmp_path: Path) ->
     }
 
 
+@pytest.mark.slow
 async def test_a_ledger_killed_by_sigkill_is_followed_by_one_that_completes_the_books(
     environment: dict[str, str], database_url: str, redis_server: RedisServer
 ) -> None:

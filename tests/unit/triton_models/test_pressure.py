@@ -45,6 +45,7 @@ def test_fifty_long_prompts_queue_yield_and_finish_and_none_is_lost_or_wrong() -
     assert count.loads[-1] == (0, 0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_transformer_under_pressure_writes_what_it_writes_with_room(temperature: float) -> None:
     texts = []

@@ -13,12 +13,12 @@ from prometheus_client import start_http_server
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.commands.console import BAD_USAGE, fail, read_settings
-from gateway.quota.reclaim import run_reclaimer
 from gateway.settings import Settings
 from gateway.storage import migrate as schema
 from gateway.storage.database import connect
 from gateway.telemetry import log
 from gateway.workers.ledger import run_ledger
+from gateway.workers.reclaimer import run_reclaimer
 from gateway.workers.runner import Worker, run_workers
 
 

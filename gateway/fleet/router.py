@@ -115,7 +115,7 @@ class Router:
                     self._health.refused(endpoint.name, model.entry.name)
                 elif isinstance(problem, Unavailable):
                     self._health.unreachable(endpoint.name)
-                if len(tried) == ATTEMPTS or not self._others(model, tried):
+                if len(tried) == ATTEMPTS or not self._untried(model.endpoints, model.entry.name, tried):
                     raise
 
     async def _start(
@@ -139,7 +139,7 @@ class Router:
 
     def _choose(self, endpoints: Sequence[Endpoint], model: str, tried: list[str]) -> Endpoint:
         """The ready endpoint with the fewest generations of ours, in turn where that is several."""
-        ready = [e for e in endpoints if e.name not in tried and self._health.ready(e.name, model)]
+        ready = self._untried(endpoints, model, tried)
         if not ready:
             raise Unavailable(
                 f"The model '{model}' is not being served right now. Try again shortly.",
@@ -152,8 +152,9 @@ class Router:
         rotated = (ready[(turn + i) % len(ready)] for i in range(len(ready)))
         return min(rotated, key=lambda e: self._running[e.name])
 
-    def _others(self, model: ServedModel, tried: list[str]) -> bool:
-        return any(e.name not in tried and self._health.ready(e.name, model.entry.name) for e in model.endpoints)
+    def _untried(self, endpoints: Sequence[Endpoint], model: str, tried: list[str]) -> list[Endpoint]:
+        """The ready endpoints that this generation has not been sent to."""
+        return [e for e in endpoints if e.name not in tried and self._health.ready(e.name, model)]
 
     def closed(self, endpoint: str) -> None:
         """A generation there has ended."""

@@ -1,12 +1,9 @@
 """A supervised program, run from synchronous tests: an event loop in a thread, and words to wait on."""
 
 import asyncio
-import contextlib
 import json
 import os
-import random
 import shutil
-import socket
 import threading
 import time
 import urllib.error
@@ -23,9 +20,9 @@ from gateway.embedded.service import Service
 from gateway.embedded.supervisor import Supervisor
 from gateway.embedded.triton import find_parts, triton_service
 from gateway.fleet.file import parse_fleet
+from tests.support.ports import free_ports
 
 WAIT_S = 30.0
-PORTS_BELOW_CLIENTS = (20_000, 32_000)
 ROOT = Path(__file__).parents[2]
 FLEET = ROOT / "triton_models" / "fleet.demo.yaml"
 
@@ -170,18 +167,6 @@ def need_triton() -> None:
         if os.environ.get("CI"):
             pytest.fail(str(problem))
         pytest.skip(str(problem))
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that were free a moment ago, below those that the kernel gives to clients: one of them could be lent to any
-    connection on this machine before our program takes it."""
-    found: list[int] = []
-    while len(found) < number:
-        port = random.randrange(*PORTS_BELOW_CLIENTS)
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            found += [port] if port not in found else []
-    return found
 
 
 def until(condition: Callable[[], bool], within_s: float = WAIT_S) -> float:

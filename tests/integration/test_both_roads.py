@@ -19,9 +19,10 @@ from gateway.fleet.file import Fleet
 from gateway.fleet.transports import NotServed
 from gateway.fleet.transports.client import Timeouts
 from lab.paced import Road, Served, by, order, rest
-from tests.integration.embedded_fixtures import free_ports, gone, need_triton
+from tests.integration.embedded_fixtures import gone, need_triton
 from tests.support.eventually import eventually
 from tests.support.paced import Paced, paced_running
+from tests.support.ports import free_ports
 
 TIMEOUTS = Timeouts(1.0, 10.0, 10.0)
 BOTH = pytest.mark.parametrize("road", ["http", "grpc"])

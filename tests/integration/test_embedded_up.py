@@ -19,18 +19,10 @@ from typing import Any
 import pytest
 
 from gateway.embedded.launcher import __file__ as launcher
-from tests.integration.embedded_fixtures import FLEET, ROOT, WAIT_S, free_ports, gone, need_triton, until
+from tests.integration.embedded_fixtures import FLEET, ROOT, WAIT_S, gone, need_triton, until
+from tests.support.ports import own_environment
+from tests.support.stack import descendants
 
-PORTS = (
-    "CATFLAP_PORT",
-    "CATFLAP_ADMIN_PORT",
-    "CATFLAP_METRICS_PORT",
-    "CATFLAP_ADMIN_METRICS_PORT",
-    "CATFLAP_WORK_METRICS_PORT",
-    "CATFLAP_TRITON_PORT",
-    "CATFLAP_TRITON_GRPC_PORT",
-    "CATFLAP_TRITON_METRICS_PORT",
-)
 COMMAND = (sys.executable, "-P", "-c", "from gateway.cli import main; main()", "up", "--json")
 STOPPED_S = 20.0
 NOTICED_S = 2.0
@@ -53,9 +45,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Up"]:
 def private(folder: Path) -> dict[str, str]:
     """An environment with a data directory and ports of its own."""
     need_triton()
-    ports = {name: str(port) for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("CATFLAP_")}
-    return {**plain, **ports, "CATFLAP_DATA_DIR": str(folder / "var")}
+    return own_environment(folder)
 
 
 class Up:
@@ -74,7 +64,7 @@ class Up:
         return self.ready
 
     def children(self) -> list[int]:
-        return descendants(self.process.pid)
+        return list(descendants(self.process.pid))
 
     def heard(self, words: str) -> str:
         """Read its standard error up to a line with these words: that line."""
@@ -119,14 +109,6 @@ def refusal(environment: dict[str, str]) -> str:
     assert all("ready after" in step for step in steps)
     until(lambda: not processes_of(environment["CATFLAP_DATA_DIR"]))
     return sentence
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
-    return found
 
 
 def command_line(pid: int) -> str:

@@ -10,8 +10,8 @@ from gateway.identity.epoch import bump_epoch
 from gateway.identity.issue import revoke_key
 from gateway.quota import keys
 from gateway.quota.keeper import LEASE_MS, Note, encode_note
-from gateway.quota.reclaim import reclaim_partition
 from gateway.quota.scripts import RENEW
+from gateway.workers.reclaimer import reclaim_partition
 from tests.support.events import make_event
 from tests.support.eventually import eventually
 from tests.support.gateways import PARTITIONS, Gateway, World, in_the_world

@@ -13,7 +13,7 @@ from gateway.limits.plans import Limit
 from gateway.quota import keys
 from gateway.quota.connection import RedisConnection
 from gateway.quota.keeper import Quota
-from gateway.quota.reclaim import reclaim_partition
+from gateway.workers.reclaimer import reclaim_partition
 from tests.support.events import make_event
 from tests.support.eventually import eventually
 

@@ -1,10 +1,8 @@
 """The whole house, started as a user starts it: `catflap up --json`, on ports and in a folder of its own."""
 
 import json
-import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.support.missing import missing
+from tests.support.ports import own_environment
 
 ROOT = Path(__file__).parents[2]
 CATFLAP = Path(sys.executable).with_name("catflap")
@@ -128,34 +127,6 @@ def descendants(pid: int) -> Iterator[int]:
             yield from descendants(int(child))
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [holder.getsockname()[1] for holder in holders]
-    for holder in holders:
-        holder.close()
-    return ports
-
-
-PORTS = (
-    "CATFLAP_PORT",
-    "CATFLAP_ADMIN_PORT",
-    "CATFLAP_METRICS_PORT",
-    "CATFLAP_ADMIN_METRICS_PORT",
-    "CATFLAP_WORK_METRICS_PORT",
-    "CATFLAP_TRITON_PORT",
-    "CATFLAP_TRITON_GRPC_PORT",
-    "CATFLAP_TRITON_METRICS_PORT",
-)
-
-
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    """An environment of its own: nothing of CATFLAP_* comes in from outside."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("CATFLAP_")}
-    ports = {name: str(port) for name, port in zip(PORTS, free_ports(len(PORTS)), strict=True)}
-    return clean | ports | {"CATFLAP_DATA_DIR": str(folder / "var"), "CATFLAP_POLICIES": str(ROOT / "policies")} | more
-
-
 def slow_fleet(folder: Path, token_ms: int) -> Path:
     """The demo's repository with a pace at which tokens can be counted; its fleet file."""
     copy = folder / "triton_models"
@@ -173,7 +144,7 @@ def slow_fleet(folder: Path, token_ms: int) -> Path:
 @contextmanager
 def running_stack(folder: Path, **more: str) -> Iterator[Stack]:
     """`catflap up --json` until the block ends; its children end with it."""
-    own = environment(folder, **more)
+    own = own_environment(folder) | {"CATFLAP_POLICIES": str(ROOT / "policies")} | more
     started = time.monotonic()
     with (folder / "up.log").open("w") as log:
         process = subprocess.Popen(

@@ -16,6 +16,7 @@ from gateway.quota import keys
 from gateway.quota.connection import Argument, Script
 from gateway.quota.keeper import decode_note, settle_arguments
 from gateway.quota.scripts import EXPIRED, SETTLE
+from gateway.workers.backoff import pause
 
 INTERVAL_S = 3.0
 BATCH = 200
@@ -37,7 +38,7 @@ async def run_reclaimer(redis_url: str, partitions: int, stop: asyncio.Event) ->
             except (RedisError, OSError) as problem:
                 errors_total.inc()
                 log.warning("reclaimer_redis_unreachable", error=type(problem).__name__)
-            await _pause(stop)
+            await pause(stop, INTERVAL_S)
     finally:
         await client.aclose()
 
@@ -97,10 +98,3 @@ async def _run(
         return await client.evalsha(script.digest, len(names), *names, *args)
     except NoScriptError:
         return await client.eval(script.text, len(names), *names, *args)
-
-
-async def _pause(stop: asyncio.Event) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), INTERVAL_S)
-    except TimeoutError:
-        return

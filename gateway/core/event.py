@@ -34,6 +34,12 @@ class RequestEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Part of `prompt_tokens` that the backend found in its prefix cache, where it says so."""
+    cost: int = 0
+    """In thousandths of a cost unit, `kv_cost` included."""
+    kv_cost: int = 0
+    """The part of `cost` that was charged for KV cache held (bytes x seconds)."""
     reserved_tokens: int = 0
     """What admission reserved: the upper bound that the counts above may not pass."""
     choices: int = 1
@@ -41,6 +47,8 @@ class RequestEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     duration_ms: int = 0
     upstream: str | None = None
     """Name of the endpoint that served it."""
+    region: str | None = None
+    """Region of that endpoint."""
     attempts: int = 1
     end_user: str | None = None
     """Keyed digest of the client's own `user` field."""

@@ -3,17 +3,22 @@
 import msgspec
 
 from gateway.core.caller import Caller
+from gateway.core.delta import Usage
 
 
 class LimitState(msgspec.Struct, frozen=True):
-    """Where one limit stands after a request was admitted or refused."""
+    """Where one limit stands after a request was admitted or refused; a cost's numbers are in thousandths."""
 
     name: str
     measure: str
+    level: str
     cap: int
     remaining: int
     reset_ms: int
-    """Until the limit is whole again, if nothing else is asked."""
+    """Until the limit is whole again, if nothing else is asked; 0 for concurrency, of which nobody can know."""
+    window_ms: int = 0
+    """0 where nothing slides: concurrency, and a cost's calendar month."""
+    model: str | None = None
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -21,7 +26,8 @@ class Reservation(msgspec.Struct, frozen=True):
 
     request: str
     caller: Caller
-    tokens: int
+    ceiling: Usage
+    """The most that it may use."""
     epoch: int
     states: tuple[LimitState, ...]
 

@@ -11,10 +11,10 @@ import structlog
 from prometheus_client import Counter
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from gateway.core.event import RequestEvent
 from gateway.quota import keys
 from gateway.quota.connection import Argument, Script
-from gateway.quota.keeper import decode_note, settle_arguments
+from gateway.quota.keeper import settle_arguments
+from gateway.quota.note import decode_note
 from gateway.quota.scripts import EXPIRED, SETTLE
 from gateway.workers.backoff import pause
 
@@ -69,12 +69,10 @@ async def _end(client: "redis.asyncio.Redis", partition: int, request: bytes, re
         await client.zrem(keys.lease_key(partition), request)
         await client.hdel(keys.held_key(partition), request)
         return 0
-    finished = _charged_as_reported(note.event, int(match[1]), int(match[2]))
-    used = finished.prompt_tokens + finished.completion_tokens
-    costs = [used if measure == "tokens" else 1 for _, measure in note.limits]
-    windows = [window for window, _ in note.limits]
+    finished = note.reclaimed(int(match[1]), int(match[2]))
+    arguments = settle_arguments(partition, finished, note.limits, only_expired=True)
     try:
-        settled = await _run(client, SETTLE, *settle_arguments(partition, finished, windows, costs, only_expired=True))
+        settled, *_ = cast(list[int], await _run(client, SETTLE, *arguments))
     except ResponseError as problem:
         errors_total.inc()
         log.error("reservation_stuck", request=finished.request, error=str(problem).split(" ")[0])
@@ -82,13 +80,7 @@ async def _end(client: "redis.asyncio.Redis", partition: int, request: bytes, re
     if settled:
         reclaimed_total.inc()
         log.warning("reservation_reclaimed", request=finished.request, reserved_tokens=finished.reserved_tokens)
-    return int(cast(int, settled))
-
-
-def _charged_as_reported(unsettled: RequestEvent, prompt_tokens: int, completion_tokens: int) -> RequestEvent:
-    return msgspec.structs.replace(
-        unsettled, outcome="reclaimed", prompt_tokens=prompt_tokens, completion_tokens=completion_tokens
-    )
+    return int(settled)
 
 
 async def _run(

@@ -13,6 +13,7 @@ from gateway.dataplane.measure import measure
 from gateway.fleet.file import Model, TritonModel
 from gateway.fleet.models import ServedModel
 from gateway.limits.plans import Limit
+from gateway.limits.weights import ONE_REQUEST, Weights
 
 CONTEXT, MAX_OUTPUT = 100, 60
 
@@ -41,8 +42,9 @@ def model(counter: Halves, special: int = 0) -> ServedModel:
 
 
 def tokens_limit(cap: int | None) -> tuple[Limit, ...]:
-    requests = Limit("requests_per_minute", "k", "requests", 1, 60_000, 1_000)
-    return (requests,) if cap is None else (requests, Limit("tokens_per_minute", "k", "tokens", cap, 60_000, 1_000))
+    requests = Limit("requests_per_minute", "key", "k", "requests", 1, 60_000, 1_000, None, ONE_REQUEST)
+    tokens = Limit("tokens_per_minute", "key", "k", "tokens", cap or 0, 60_000, 1_000, None, Weights())
+    return (requests,) if cap is None else (requests, tokens)
 
 
 def measured(
@@ -50,7 +52,8 @@ def measured(
     special: int = 0, counter: Halves | None = None,
 ) -> tuple[int, int]:  # fmt: skip
     prompt = Prompt(endpoint="completions", model="demo", texts=tuple(texts), max_tokens=max_tokens, n=n)
-    return asyncio.run(measure(prompt, prompt.texts, model(counter or Halves(), special), default, tokens_limit(cap)))
+    found = asyncio.run(measure(prompt, prompt.texts, model(counter or Halves(), special), default, tokens_limit(cap)))
+    return found.max_tokens, found.ceiling.prompt_tokens + found.ceiling.completion_tokens
 
 
 @settings(max_examples=500, deadline=None)

@@ -60,6 +60,32 @@ def bench_transports(
     typer.echo(result.json() if as_json else result.markdown())
 
 
+@bench.command("quota")
+def bench_quota(
+    rounds: Annotated[int, typer.Option(min=1, help="How often each plan is measured beside each number of keys.")] = 5,
+    requests: Annotated[int, typer.Option(min=2, help="Admissions, and settlements, of one measurement.")] = 2000,
+    keys: Annotated[list[int] | None, typer.Option(help="Keys that Redis knows; may be repeated.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
+) -> None:
+    """Admission and settlement: time, round trips and Redis's memory, with 1, 4 and 16 limits, beside many keys."""
+    quota = _instrument("lab.bench.quota")
+    errors = _instrument("lab.bench.errors")
+    try:
+        result = quota.run(
+            rounds=rounds,
+            requests=requests,
+            keys=keys or (1_000, 1_000_000),
+            say=lambda line: typer.echo(line, err=True),
+        )
+    except errors.BenchError as problem:
+        typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from problem
+    if out:
+        out.write_text(result.json() + "\n")
+    typer.echo(result.json() if as_json else result.markdown())
+
+
 def _instrument(name: str) -> ModuleType:
     """A module of `lab`; one sentence and exit 1 when it, or something only it needs, is not installed."""
     try:

@@ -86,6 +86,33 @@ def bench_quota(
     typer.echo(result.json() if as_json else result.markdown())
 
 
+@app.command("exactness")
+def exactness(
+    redis: Annotated[list[str] | None, typer.Option(help="6.2, 7.0 or cluster; may be repeated. Default: all.")] = None,
+    seconds: Annotated[float, typer.Option(min=10, help="How long clients ask; a second minute shows after 61.")] = 130,
+    clients: Annotated[int, typer.Option(min=4, help="Clients of each limit on a rate or a budget.")] = 5,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, each request included, instead of a table.")
+    ] = False,
+) -> None:
+    """Every kind of limit at every level, ten times over-asked through four gateways, judged from the clients' log."""
+    run = _instrument("lab.exactness.run")
+    cases = _instrument("lab.exactness.cases")
+    report = _instrument("lab.exactness.report")
+    errors = _instrument("lab.bench.errors")
+    kinds = redis or list(_instrument("lab.house.redis").KINDS)
+    try:
+        result = run.run(
+            kinds, cases.Load(seconds=seconds, clients=clients), say=lambda line: typer.echo(line, err=True)
+        )
+    except errors.BenchError as problem:
+        typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from problem
+    typer.echo(result.json() if as_json else report.markdown(result))
+    if result.problems:
+        raise typer.Exit(1)
+
+
 def _instrument(name: str) -> ModuleType:
     """A module of `lab`; one sentence and exit 1 when it, or something only it needs, is not installed."""
     try:

@@ -83,22 +83,20 @@ class Catflap:
 
     def prepare(self) -> None:
         """Make the database and a key without limits."""
-        run_once("catflap migrate", [_program(), "migrate"], env=self.env)
+        run_once("catflap migrate", [program(), "migrate"], env=self.env)
         words = ["key", "create", "--org", "bench", "--project", "bench", "--plan", PLAN, "--json"]
-        self.key = str(json.loads(run_once("catflap key create", [_program(), *words], env=self.env))["key"])
+        self.key = str(json.loads(run_once("catflap key create", [program(), *words], env=self.env))["key"])
 
     @contextmanager
     def serving(self) -> Iterator["Popen[bytes]"]:
         """The gateway, one worker; its standard error goes to the file `log`."""
-        with running("catflap serve", [_program(), "serve"], self.log, env=self.env) as process:
+        with running("catflap serve", [program(), "serve"], self.log, env=self.env) as process:
             yield process
 
     @contextmanager
     def keeping_books(self) -> Iterator["Popen[bytes]"]:
         """The ledger, which reads the event streams into the database."""
-        with running(
-            "catflap work ledger", [_program(), "work", "ledger"], self.folder / "work.log", env=self.env
-        ) as p:
+        with running("catflap work ledger", [program(), "work", "ledger"], self.folder / "work.log", env=self.env) as p:
             yield p
 
     def counts(self) -> Counts:
@@ -182,7 +180,7 @@ def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in inherited.items() if not name.startswith("CATFLAP_")}
 
 
-def _program() -> Path:
+def program() -> Path:
     """The command `catflap` of the environment that runs this. Raises BenchError if it is not installed there."""
     program = Path(sys.executable).with_name("catflap")
     if not program.exists():

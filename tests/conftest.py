@@ -4,6 +4,7 @@
 pytest_plugins = [
     "tests.support.postgres",
     "tests.support.redis",
+    "tests.support.redis_cluster",
     "tests.support.databases",
     "tests.support.gateways",
 ]

@@ -25,6 +25,11 @@ overruns = Counter("catflap_reservation_overruns", "Requests that used more than
 in_flight = Gauge("catflap_in_flight_requests", "Requests under way", multiprocess_mode="livesum")
 tasks = Gauge("catflap_asyncio_tasks", "asyncio tasks alive", multiprocess_mode="livesum")
 redis_ready = Gauge("catflap_redis_ready", "Workers with a working connection to Redis", multiprocess_mode="livesum")
+redis_breakers_open = Gauge(
+    "catflap_redis_breakers_open", "Connections to Redis on which calls fail at once", multiprocess_mode="livesum"
+)
+redis_breaker_openings = Counter("catflap_redis_breaker_openings", "Times that a breaker opened", ["cause"])
+redis_redirects = Counter("catflap_redis_redirects", "Commands that a Cluster's node sent elsewhere", ["kind"])
 models_ready = Gauge(
     "catflap_models_ready", "1 when an endpoint serves the model", ["model"], multiprocess_mode="livemax"
 )

@@ -5,6 +5,7 @@ pytest_plugins = [
     "tests.support.postgres",
     "tests.support.redis",
     "tests.support.redis_cluster",
+    "tests.support.redis_sentinel",
     "tests.support.databases",
     "tests.support.gateways",
 ]

@@ -1,94 +1,15 @@
 """A real Cluster of three masters, on both versions of Redis, while slots move and masters die."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 from prometheus_client import REGISTRY
 
 from gateway.quota.cluster import slot_of
-from gateway.quota.connection import RedisUnavailable, Script
-from gateway.quota.open import open_redis
-from gateway.quota.protocol import Connection
+from gateway.quota.connection import RedisUnavailable
 from tests.support.eventually import eventually
 from tests.support.redis_cluster import RedisCluster
-
-ADD = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
-ONCE = Script("if redis.call('SETNX', KEYS[1], 1) == 1 then redis.call('INCR', KEYS[2]) end return 1")
-TIMEOUT_S = 0.1
-SLACK_S = 0.1  # two cores, shared: the loop itself may be late
-
-
-@asynccontextmanager
-async def connected(cluster: RedisCluster) -> AsyncIterator[Connection]:
-    connection = open_redis(cluster.url, timeout_s=TIMEOUT_S)
-    await connection.start()
-    try:
-        yield connection
-    finally:
-        await connection.close(0.5)
-
-
-class Load:
-    """Calls and posts on all partitions, one after the other, until it is stopped; and what became of them."""
-
-    def __init__(self, connection: Connection, partitions: int = 32) -> None:
-        self.connection = connection
-        self.keys = [f"cf:{{p{number}}}:" for number in range(partitions)]
-        self.longest = 0.0
-        self.answered = dict.fromkeys(self.keys, 0)
-        self.failed = dict.fromkeys(self.keys, 0)
-        self.posted = dict.fromkeys(self.keys, 0)
-        self._stop = False
-
-    async def run(self) -> None:
-        await asyncio.gather(*(self._run(key) for key in self.keys))
-
-    def stop(self) -> None:
-        self._stop = True
-
-    async def _run(self, key: str) -> None:
-        loop = asyncio.get_running_loop()
-        while not self._stop:
-            began = loop.time()
-            try:
-                await self.connection.call(ADD, [f"{key}calls"], [1])
-                self.answered[key] += 1
-            except RedisUnavailable:
-                self.failed[key] += 1
-            self.longest = max(self.longest, loop.time() - began)
-            self.posted[key] += 1
-            self.connection.post(ONCE, [f"{key}{self.posted[key]}", f"{key}done"], [])
-            await asyncio.sleep(0.02)
-
-    async def done(self, key: str) -> int:
-        """How many of the posts for this partition have been carried out, each counted once."""
-        try:
-            return int(str(await self.connection.call(ADD, [f"{key}done"], [0])))
-        except RedisUnavailable:
-            return -1
-
-    async def all_arrived(self) -> None:
-        for key in self.keys:
-
-            async def arrived(key: str = key) -> bool:
-                return await self.done(key) == self.posted[key]
-
-            await eventually(arrived, within_s=10, what=f"every post for {key}")
-
-
-async def under_load(connection: Connection, act: Callable[[Load], Awaitable[None]]) -> Load:
-    """`act` while requests run; the load when it is over, and all that was posted has arrived."""
-    load = Load(connection)
-    running = asyncio.create_task(load.run())
-    await asyncio.sleep(0.2)
-    try:
-        await act(load)
-    finally:
-        load.stop()
-        await running
-    return load
+from tests.support.redis_load import ADD, ONCE, SLACK_S, TIMEOUT_S, Load, connected, under_load
 
 
 def redirects(kind: str) -> float:
@@ -96,7 +17,7 @@ def redirects(kind: str) -> float:
 
 
 async def test_every_partition_is_served_by_its_master(redis_cluster: RedisCluster) -> None:
-    async with connected(redis_cluster) as connection:
+    async with connected(redis_cluster.url) as connection:
         replies = await asyncio.gather(*(connection.call(ADD, [f"cf:{{p{i}}}:x"], [i]) for i in range(64)))
         assert replies == list(range(64))
         await connection.ping()
@@ -122,7 +43,7 @@ async def test_a_slot_that_moves_while_requests_run_loses_nothing_and_nobody_wai
         settled = load.answered[key]
         await eventually(lambda: load.answered[key] > settled + 5, what="service of the moved slot")
 
-    async with connected(redis_cluster) as connection:
+    async with connected(redis_cluster.url) as connection:
         load = await under_load(connection, move)
         await load.all_arrived()
     assert redirects("moved") > moved
@@ -135,7 +56,7 @@ async def test_a_slot_that_moves_while_requests_run_loses_nothing_and_nobody_wai
 async def test_a_slot_on_its_way_is_asked_for_where_the_key_is(redis_cluster: RedisCluster) -> None:
     slot = slot_of("{p7}")
     source, (target,) = redis_cluster.node_of(slot), redis_cluster.spares
-    async with connected(redis_cluster) as connection:
+    async with connected(redis_cluster.url) as connection:
         assert await connection.call(ADD, ["{p7}old"], [1]) == 1
         redis_cluster.begin_move(slot, source, target)
         asked = redirects("ask")
@@ -173,7 +94,7 @@ async def test_a_dead_master_fails_only_its_partitions_and_what_was_posted_arriv
             lambda: all(load.answered[key] > before[key] for key in hit), within_s=10, what="service of all slots"
         )
 
-    async with connected(redis_cluster) as connection:
+    async with connected(redis_cluster.url) as connection:
         load = await under_load(connection, kill)
         assert meanwhile and all(load.failed[key] > 10 for key in meanwhile)
         assert not [key for key, failures in load.failed.items() if failures and key not in meanwhile]
@@ -204,7 +125,7 @@ async def test_a_killed_master_is_replaced_by_its_replica_and_nothing_that_was_k
         )
         away.append(loop.time() - began)
 
-    async with connected(redis_cluster) as connection:
+    async with connected(redis_cluster.url) as connection:
         load = await under_load(connection, kill)
         print(f"failover after {away[0]:.1f} s, longest call {load.longest * 1000:.0f} ms")
         assert load.longest < TIMEOUT_S + SLACK_S, f"the longest call took {load.longest:.3f} s"
@@ -219,7 +140,7 @@ async def test_a_killed_master_is_replaced_by_its_replica_and_nothing_that_was_k
 async def test_a_paused_master_fails_its_calls_in_time_and_then_at_once(redis_cluster: RedisCluster) -> None:
     paused = redis_cluster.masters[2]
     loop = asyncio.get_running_loop()
-    async with connected(redis_cluster) as connection:
+    async with connected(redis_cluster.url) as connection:
         keys = [f"cf:{{p{i}}}:x" for i in range(64) if redis_cluster.node_of(slot_of(f"{{p{i}}}")) is paused]
         paused.pause()
         began = loop.time()

@@ -26,9 +26,9 @@ STEPS_S = 20.0
 class TcpRedis:
     """One redis-server on a port of loopback, which a test may kill, pause and start again."""
 
-    def __init__(self, binary: str, folder: Path, port: int, *options: str) -> None:
-        self._command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-        self._command += ["--daemonize", "no", "--logfile", "", *options]
+    def __init__(self, binary: str, folder: Path, port: int, *options: str, config: Path | None = None) -> None:
+        self._command = [binary, *([str(config)] if config else []), "--port", str(port), "--bind", "127.0.0.1"]
+        self._command += ["--dir", str(folder), "--daemonize", "no", "--logfile", "", *options]
         self.port = port
         self.process: subprocess.Popen[bytes] | None = None
         folder.mkdir(exist_ok=True)
@@ -159,6 +159,7 @@ def redis_binaries() -> dict[str, str | None]:
 def make_cluster(binary: str, folder: Path, *, masters: int = 3, spares: int = 0) -> RedisCluster:
     """Not started."""
     options = ["--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--appendonly", "no"]
+    options += ["--save", ""]
     options += ["--cluster-require-full-coverage", "no", "--cluster-replica-validity-factor", "0"]
     ports = free_ports(masters + spares, bus=BUS)
     return RedisCluster([TcpRedis(binary, folder / str(port), port, *options) for port in ports], masters)

@@ -24,7 +24,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from gateway.core import event
 from gateway.core.event import RequestEvent
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.storage import ledger
 from gateway.storage.database import Database, connect
 from gateway.storage.ledger import Position

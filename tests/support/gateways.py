@@ -24,8 +24,10 @@ from gateway.core.event import RequestEvent
 from gateway.core.ids import partition_of
 from gateway.identity.issue import IssuedKey, issue_key
 from gateway.quota import keys
+from gateway.quota.open import open_redis
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import migrate
+from gateway.workers.reclaimer import reclaim_partition
 from lab.bench.processes import free_port
 from tests.support.eventually import eventually
 from tests.support.http import Answer, exchange, request_bytes
@@ -200,6 +202,15 @@ class World:
         found = await eventually(lambda: self.events(key), what="the event")
         assert len(found) == 1
         return found[0]
+
+    async def reclaim(self, partition: int) -> int:
+        """What the reclaimer does with one partition; how many reservations it ended."""
+        connection = open_redis(self.redis_server.url, timeout_s=2)
+        await connection.start()
+        try:
+            return await reclaim_partition(connection, partition)
+        finally:
+            await connection.close()
 
     async def held(self) -> int:
         """Reservations and leases of all requests."""

@@ -93,10 +93,11 @@ async def _reserve(services: Services, call: Call) -> Reservation | Denial:
 async def _check_epoch(services: Services, call: Call, token: str, known: Known) -> None:
     """A changed epoch means that a key of the organisation has changed: look this one up anew before it goes on."""
     assert call.reservation is not None
-    if call.reservation.epoch == known.epoch:
+    epoch = call.reservation.epoch
+    if epoch is None or epoch == known.epoch:
         return
     try:
-        await services.directory.refresh(token, call.reservation.epoch)
+        await services.directory.refresh(token, epoch)
     except ApiError as error:
         call.error = error  # its status is in the event that settles
         _settle(services, call, "refused")

@@ -14,7 +14,7 @@ from typing import NamedTuple, cast
 import structlog
 
 from gateway.quota.connection import Argument, RedisRefused, RedisUnavailable, Script
-from gateway.quota.keys import clock_key
+from gateway.quota.keys import clock_key, confirmed_key
 from gateway.quota.protocol import Connection
 from gateway.quota.scripts import SETTLE
 from gateway.telemetry import metrics
@@ -35,11 +35,6 @@ assert(#KEYS == 2 and #ARGV == 0, 'confirmed: KEYS and ARGV do not fit')
 return {redis.call('GET', KEYS[1]) or '', tonumber(redis.call('HGET', KEYS[2], 'born')) or 0}
 """
 )
-
-
-def confirmed_key(partition: int) -> str:
-    """String: the last stream entry that the ledger has committed, as "ms-seq"."""
-    return f"cf:{{p{partition}}}:confirmed"
 
 
 class Retained(NamedTuple):

@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 from gateway.quota import keys
 from gateway.quota.client import connect_redis
 from gateway.quota.connection import RedisConnection, Script
-from gateway.quota.outbox import Outbox, confirmed_key, entry_id
+from gateway.quota.keys import confirmed_key
+from gateway.quota.outbox import Outbox, entry_id
 from tests.support.eventually import eventually
 from tests.support.redis import RedisServer
 

@@ -7,6 +7,7 @@ from gateway.core.delta import Usage
 from gateway.core.reservation import Reservation
 from gateway.identity.epoch import bump_epoch
 from gateway.limits.plans import Limit
+from gateway.limits.weights import Weights
 from gateway.quota import keys
 from gateway.quota.client import connect_redis, is_cluster
 from gateway.quota.keeper import Quota
@@ -24,12 +25,14 @@ async def test_on_a_cluster_the_hot_path_reserves_and_the_slow_paths_see_it(redi
     connection, client = open_redis(redis_cluster.url, timeout_s=1), connect_redis(redis_cluster.url, timeout_s=2)
     assert is_cluster(client)
     await connection.start()
-    quota = Quota(connection, PARTITIONS, lease_ms=1)  # type: ignore[arg-type]
+    quota = Quota(connection, PARTITIONS, lease_ms=1)
     organisations = [f"org_{number}" for number in range(40)]
     for number, organisation in enumerate(organisations):
         caller = Caller(organisation=organisation, project="proj_1", principal="prin_1", key="key_1", plan="free")
-        limits = (Limit("tokens_per_minute", f"key_{number}", "tokens", 1000, 60_000, 1000),)
-        admitted = await quota.admit(caller, limits, 500, make_event(number, outcome="reclaimed"), Usage())
+        subject = f"key_{number}"
+        limits = (Limit("tokens_per_minute", "key", subject, "tokens", 1000, 60_000, 1000, None, Weights()),)
+        event = make_event(number, outcome="reclaimed")
+        admitted = await quota.admit(caller, limits, Usage(400, 100), event, Usage(), Weights())
         assert isinstance(admitted, Reservation)
         assert await bump_epoch(client, organisation, PARTITIONS) == await quota.epoch(organisation)
 
@@ -47,10 +50,11 @@ async def test_on_a_cluster_the_hot_path_reserves_and_the_slow_paths_see_it(redi
 async def test_the_reclaimer_ends_what_it_can_while_a_master_is_away(redis_cluster: RedisCluster) -> None:
     connection = open_redis(redis_cluster.url, timeout_s=1)
     await connection.start()
-    quota = Quota(connection, PARTITIONS, lease_ms=1)  # type: ignore[arg-type]
+    quota = Quota(connection, PARTITIONS, lease_ms=1)
     for number in range(40):
         caller = Caller(organisation=f"org_{number}", project="p", principal="p", key=f"key_{number}", plan="free")
-        assert await quota.admit(caller, (), 500, make_event(number, outcome="reclaimed"), Usage())
+        event = make_event(number, outcome="reclaimed")
+        assert await quota.admit(caller, (), Usage(400, 100), event, Usage(), Weights())
     redis_cluster.masters[0].kill()
     assert await reclaim_all(connection, PARTITIONS) > 0
     for master in redis_cluster.masters[1:]:

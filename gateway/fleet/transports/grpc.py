@@ -90,6 +90,8 @@ class GrpcGeneration:
         except asyncio.CancelledError:
             if self._failure is not None:  # it is the call that was cancelled, not the task that reads it
                 raise self._failure from None
+            if not _leaving():  # and not by us: its channel was closed under it
+                raise _stopping() from None
             raise
 
     def finish(self) -> None:
@@ -111,7 +113,7 @@ class GrpcGeneration:
 
     def hang_up(self) -> None:
         """Close from outside."""
-        self._failure = Unavailable("The gateway is stopping.")
+        self._failure = _stopping()
         self._call.cancel()
 
 
@@ -129,10 +131,13 @@ class GrpcTransport:
 
     async def generate(self, model: str, version: str, inputs: Inputs, traceparent: bytes | None) -> GrpcGeneration:
         """See Transport."""
-        turn = await self._next_channel()
-        channel = self._channels[turn]
         metadata = (_REAL_STATUS,) if traceparent is None else (_REAL_STATUS, ("traceparent", traceparent.decode()))
-        call = self._methods[turn](pack(model, version, inputs), metadata=metadata)
+        try:
+            turn = await self._next_channel()
+            channel = self._channels[turn]
+            call = self._methods[turn](pack(model, version, inputs), metadata=metadata)
+        except grpc.aio.UsageError as closed:  # what gRPC says of a channel that is closed
+            raise _stopping() from closed
         generation = self._open[call] = GrpcGeneration(self, channel, call, self._timeouts)
         call.add_done_callback(self._forget)
         return generation
@@ -254,6 +259,16 @@ def _failed(problem: Any, state: State, fresh: bool) -> ApiError:
     if fresh:
         return UpstreamFailed("The model's server refused the request.", detail=detail)
     return UpstreamFailed("The model's server failed while it answered.", detail=detail)
+
+
+def _leaving() -> bool:
+    """Whether it is this task that was cancelled, and not something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("The gateway is stopping.")
 
 
 def _unreachable(detail: str) -> Unavailable:

@@ -6,7 +6,6 @@ machine share.
 """
 
 import json
-import os
 import threading
 import time
 from collections import deque
@@ -31,8 +30,6 @@ class Order:
         """Name of the TritonError to answer with, at once."""
         self.fail_after: int | None = told.get("fail_after")
         """Tokens before an error ends the answer."""
-        self.die_after: int | None = told.get("die_after")
-        """Tokens before the model's process ends."""
         self.late_end: bool = told.get("late_end", False)
         """Whether the end of the stream is a message of its own, as other backends send it."""
         self.padding: str = "x" * told.get("padding", 0)
@@ -98,8 +95,6 @@ class Answer:
             return self._fail(pb_utils.TritonError.CANCELLED)
         if time.monotonic() < self.due:
             return True
-        if self._number == order.die_after:
-            os._exit(70)
         if self._number == order.fail_after:
             return self._fail(pb_utils.TritonError.INTERNAL)
         return self._token()

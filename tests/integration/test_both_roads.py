@@ -27,6 +27,10 @@ from tests.support.paced import Paced, paced_running
 from tests.support.ports import free_ports
 
 TIMEOUTS = Timeouts(1.0, 10.0, 10.0)
+REFUSALS = (
+    "UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARG", "UNAVAILABLE", "UNSUPPORTED", "ALREADY_EXISTS", "CANCELLED",
+)  # fmt: skip
+"""All that a model can answer with."""
 BOTH = pytest.mark.parametrize("road", ["http", "grpc"])
 
 
@@ -147,7 +151,7 @@ def hide(problem: ApiError) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("refusal", ["UNAVAILABLE", "INVALID_ARG", "INTERNAL", "NOT_FOUND"])
+@pytest.mark.parametrize("refusal", REFUSALS)
 async def test_a_models_own_refusal_is_a_failure_that_takes_nothing_out_of_service(
     paced: Paced, road: Road, refusal: str
 ) -> None:

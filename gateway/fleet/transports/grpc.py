@@ -31,6 +31,9 @@ BACKOFF_MS = 200
 """The longest pause before a lost connection is tried again."""
 SETTLE_S = 2 * BACKOFF_MS / 1000
 """How long a request waits for a connection that is being tried again after it failed."""
+KEEPALIVE_MS, KEEPALIVE_ANSWER_MS = 30_000, 10_000
+"""How long a connection with streams on it may be silent before its server is pinged, and how long the answer may take:
+in their sum a host that has vanished is noticed."""
 
 SERVICE = "/inference.GRPCInferenceService"
 _REAL_STATUS = ("triton_grpc_error", "true")
@@ -260,8 +263,10 @@ class GrpcTransport:
             "grpc.http2.bdp_probe": 0,
             # A server that was not told otherwise takes a third ping without data between for an attack and hangs up;
             # gRPC's own bound of two stays.
-            "grpc.keepalive_time_ms": 30_000,
-            "grpc.keepalive_timeout_ms": 10_000,
+            "grpc.keepalive_time_ms": KEEPALIVE_MS,
+            "grpc.keepalive_timeout_ms": KEEPALIVE_ANSWER_MS,
+            # The time that grpcio 1.85.1 really gives an answer; its own is a minute (docs/decisions/0007).
+            "grpc.http2.ping_timeout_ms": KEEPALIVE_ANSWER_MS,
             "grpc.initial_reconnect_backoff_ms": BACKOFF_MS,
             "grpc.max_reconnect_backoff_ms": BACKOFF_MS,
             "grpc.min_reconnect_backoff_ms": max(BACKOFF_MS, int(self.timeouts.connect * 1000)),

@@ -53,9 +53,14 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Hand them over; tensors cannot be read any more once this has returned."""
         for request in requests:
-            asked = Asked(request)
-            order = Order(asked.prompt, self._defaults)
-            self._new.append(Answer(asked, order, request.get_response_sender(), self._told))
+            sender = request.get_response_sender()
+            try:
+                asked = Asked(request)
+                order = Order(asked.prompt, self._defaults)
+            except (ValueError, KeyError):  # told by an answer: raised, it would be all these requests' failure
+                _fail(sender, pb_utils.TritonError.INVALID_ARG)
+                continue
+            self._new.append(Answer(asked, order, sender, self._told))
         self._changed.set()
 
     def _live(self) -> None:
@@ -112,8 +117,7 @@ class Answer:
         return not last
 
     def _fail(self, code: int) -> bool:
-        error = pb_utils.TritonError("insides of the model", code)
-        self._sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)
+        _fail(self._sender, code)
         return False
 
 
@@ -160,6 +164,11 @@ class Told:
 
     def token(self) -> None:
         self._tokens.increment(1)
+
+
+def _fail(sender: Any, code: int) -> None:
+    error = pb_utils.TritonError("insides of the model", code)
+    sender.send(pb_utils.InferenceResponse(error=error), flags=FINAL)
 
 
 def _first(request: Any, name: str) -> Any:

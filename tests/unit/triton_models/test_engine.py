@@ -179,20 +179,6 @@ def test_an_engine_that_fails_says_so() -> None:
     engine.stop()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_sender_that_fails_says_so() -> None:
-    class Gone(Reply):
-        def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
-            raise RuntimeError("broken")
-
-    died = threading.Event()
-    engine = Engine(Script(), Letters(), Count(), Limits(), on_death=died.set)
-    engine.start()
-    engine.submit("?", Parameters(), Gone())
-    assert died.wait(WAIT_S)
-    engine.stop()
-
-
 def test_a_slow_receiver_does_not_hold_up_the_others(make: Make) -> None:
     class Slow(Reply):
         def __init__(self) -> None:

@@ -16,6 +16,7 @@ class Letters:
     """One token a byte, and END."""
 
     end = END
+    longest = 1
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

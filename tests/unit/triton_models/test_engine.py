@@ -85,6 +85,34 @@ def test_a_prompt_longer_than_the_context_is_refused(make: Make) -> None:
         engine.submit("x" * 12, Parameters(), Reply())
 
 
+class Pairs(Letters):
+    """Up to two bytes a token, and a count of the texts that were tokenized."""
+
+    longest = 2
+    encoded = 0
+
+    def encode(self, text: str) -> list[int]:
+        self.encoded += 1
+        return list(text.encode()[::2])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told", "encoded"),
+    [("x" * 23, "is at least 12 tokens", 0), ("é" * 2_000_000, "is at least 2000000 tokens", 0), ("x" * 22, None, 1)],
+)
+def test_a_prompt_whose_bytes_alone_are_too_many_is_refused_without_a_look_at_its_tokens(
+    prompt: str, told: str | None, encoded: int
+) -> None:
+    vocabulary = Pairs()
+    engine = Engine(Script(), vocabulary, Count(), Limits(max_model_len=12))
+    if told is None:
+        engine.submit(prompt, Parameters(), Reply())
+    else:
+        with pytest.raises(BadRequest, match=told):
+            engine.submit(prompt, Parameters(), Reply())
+    assert vocabulary.encoded == encoded
+
+
 def test_a_full_queue_refuses(make: Make) -> None:
     model = Script()
     model.gated = True

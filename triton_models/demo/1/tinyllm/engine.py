@@ -29,6 +29,9 @@ WAITING_POLL_STEPS = 32
 class Vocabulary(Names, Protocol):
     """Text to tokens and back."""
 
+    longest: int
+    """Most bytes of text that one token stands for."""
+
     def encode(self, text: str) -> list[int]: ...
 
 
@@ -114,15 +117,8 @@ class Engine:
 
     def submit(self, prompt: str, parameters: Parameters, sink: Sink) -> None:
         """Queue a request. Raises BadRequest when it can never be served, QueueFull when not now."""
-        tokens = self._vocabulary.encode(prompt)
+        tokens = self._encode(prompt)
         room = self._limits.max_model_len - len(tokens)
-        if not tokens:
-            raise BadRequest("The prompt is empty")
-        if room < 1:
-            raise BadRequest(
-                f"The prompt is {len(tokens)} tokens long; with at least one token to generate, the model's context "
-                f"of {self._limits.max_model_len} tokens does not hold it"
-            )
         if parameters.n > self._limits.max_num_seqs:
             raise BadRequest(f"n must not be greater than {self._limits.max_num_seqs}")
         most = room if parameters.max_tokens is None else min(parameters.max_tokens, room)
@@ -133,6 +129,20 @@ class Engine:
             self._arrived.append(new_request(tokens, most, parameters, sink, self._orders))
             self._orders += parameters.n
             self._changed.notify()
+
+    def _encode(self, prompt: str) -> list[int]:
+        """The prompt's tokens: at least one, and room for another. Raises BadRequest; without looking at a text whose
+        bytes alone say that it is too long, because a megabyte of it would take a second of the caller's thread."""
+        context = self._limits.max_model_len
+        fewest = -(-len(prompt.encode()) // self._vocabulary.longest)
+        if fewest >= context:
+            raise _too_long(f"at least {fewest}", context)
+        tokens = self._vocabulary.encode(prompt)
+        if not tokens:
+            raise BadRequest("The prompt is empty")
+        if len(tokens) >= context:
+            raise _too_long(str(len(tokens)), context)
+        return tokens
 
     def _live(self) -> None:
         ended = False
@@ -243,6 +253,13 @@ class Engine:
         scheduler = self._scheduler
         self._waiting = len(scheduler.waiting)
         self._counters.load(len(scheduler.running), len(scheduler.waiting), scheduler.usage)
+
+
+def _too_long(tokens: str, context: int) -> BadRequest:
+    return BadRequest(
+        f"The prompt is {tokens} tokens long; with at least one token to generate, the model's context of {context} "
+        "tokens does not hold it"
+    )
 
 
 def _chunk(work: Work) -> Chunk:

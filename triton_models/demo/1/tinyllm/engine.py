@@ -58,7 +58,7 @@ class Limits:
     """Most outputs that run at once."""
     max_queue: int = 256
     """Most outputs that wait."""
-    max_step_tokens: int = 256
+    max_step_tokens: int = 192
     """Most tokens computed in a step: prompts are cut into chunks that fit."""
     block_size: int = 16
     """Tokens a block of the KV cache."""

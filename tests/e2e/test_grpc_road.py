@@ -3,6 +3,7 @@
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import openai
 
@@ -10,7 +11,7 @@ from tests.e2e.conftest import TOKEN_MS
 from tests.support.stack import Stack, eventually, running_stack, slow_fleet
 
 ASK = [{"role": "user", "content": "Tell me about cats"}]
-STORY = [{"role": "user", "content": "Tell me a long story."}]
+STORY: Any = [{"role": "user", "content": "Tell me a long story."}]
 """At temperature 0 some 40 tokens."""
 
 
@@ -34,7 +35,7 @@ def test_a_house_on_grpc_streams_answers_and_stops_for_a_client_that_leaves(tmp_
             before = stack.generated_tokens()
             story = client.chat.completions.create(
                 model=stack.model, messages=STORY, max_tokens=800, stream=True, temperature=0
-            )  # type: ignore[call-overload]
+            )
             seen = 0
             while seen < 12:
                 seen += bool(next(story).choices[0].delta.content)

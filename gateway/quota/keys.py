@@ -29,3 +29,13 @@ def epoch_key(partition: int, organisation: str) -> str:
 def limit_key(partition: int, subject: str, limit: str) -> str:
     """Hash: one sliding window, of the limit named `limit` for the subject (a key's id, say)."""
     return f"cf:{{p{partition}}}:limit:{subject}:{limit}"
+
+
+def budget_key(partition: int, subject: str, budget: str) -> str:
+    """Hash: `used` thousandths of a cost unit of the budget named `budget` in the calendar `month` (202611)."""
+    return f"cf:{{p{partition}}}:budget:{subject}:{budget}"
+
+
+def confirmed_key(partition: int) -> str:
+    """String: id of the last stream entry that the ledger has committed."""
+    return f"cf:{{p{partition}}}:confirmed"

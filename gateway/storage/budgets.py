@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import product
 from typing import Any, NamedTuple
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.storage.database import Database
@@ -18,7 +18,7 @@ from gateway.storage.usage import Change, add_rows
 
 LEVELS = ("organisation", "project", "principal", "key")
 ALL_MODELS = ""
-AT_ONCE = 1000  # SQLite takes 32,766 values in a statement, and these are three each
+AT_ONCE = 1000  # SQLite takes 32,766 values in a statement, and these can be three each
 
 
 class Account(NamedTuple):
@@ -42,10 +42,14 @@ async def spent_by(connection: AsyncConnection, accounts: Iterable[Account]) -> 
     """What stands on each of these accounts."""
     found = dict.fromkeys(sorted(accounts), 0)
     wanted = list(found)
-    names = tuple_(spend.c.subject, spend.c.model, spend.c.month)
     for start in range(0, len(wanted), AT_ONCE):
-        rows = await connection.execute(select(spend).where(names.in_(wanted[start : start + AT_ONCE])))
-        found |= {Account(row.subject, row.model, row.month): row.cost for row in rows}
+        subjects, models, months = (set(column) for column in zip(*wanted[start : start + AT_ONCE], strict=True))
+        # Column by column: SQLite scans the table for `(subject, model, month) in (...)`.
+        query = select(spend).where(spend.c.subject.in_(subjects), spend.c.model.in_(models), spend.c.month.in_(months))
+        for row in await connection.execute(query):
+            account = Account(row.subject, row.model, row.month)
+            if account in found:
+                found[account] = row.cost
     return found
 
 

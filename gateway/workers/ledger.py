@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 import structlog
 from prometheus_client import Counter, Gauge
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from gateway.identity.epoch import connect_redis
@@ -243,5 +243,5 @@ def dependency(name: str) -> Iterator[None]:
         yield
     except (DataError, IntegrityError):
         raise  # about a value, not about the database
-    except (RedisError, SQLAlchemyError, OSError, TimeoutError) as error:
+    except (RedisError, RedisClusterException, SQLAlchemyError, OSError, TimeoutError) as error:
         raise Outage(name, type(error).__name__) from error

@@ -7,6 +7,7 @@ and however often.
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from typing import NamedTuple
 
 from sqlalchemy import and_, func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,6 +25,14 @@ ERASED = {"principal": "prin_erased", "key": "key_erased", "end_user": None}
 """What an erased principal's events say instead; one for all, so that nothing links them to each other either."""
 
 
+class Booked(NamedTuple):
+    """What came of a batch: how many requests are booked anew or otherwise than before; and those that are older than
+    what has been pruned, may have been counted already, and so are not booked."""
+
+    changed: int
+    late: set[str]
+
+
 async def one_writer(connection: AsyncConnection) -> None:
     """Whoever changes events, roll-ups or spend takes this first: what it then reads stays so until it commits. SQLite
     has one writer anyway (BEGIN IMMEDIATE)."""
@@ -31,12 +40,11 @@ async def one_writer(connection: AsyncConnection) -> None:
         await connection.execute(text("select pg_advisory_xact_lock(:number)"), {"number": WRITER_LOCK})
 
 
-async def book(connection: AsyncConnection, events: Sequence[Row]) -> set[str]:
+async def book(connection: AsyncConnection, events: Sequence[Row]) -> Booked:
     """Write the events that are not there yet and count them; rows are those of request_event, by column.
 
     One row a request: the first that comes, except that a settlement replaces what the reclaimer wrote for a gateway
-    that was cut off and not dead. Returns the requests that are older than what has been pruned, and so may have been
-    counted already: these are not written.
+    that was cut off and not dead.
     """
     await one_writer(connection)
     rows = await without_erased(connection, events)
@@ -53,7 +61,7 @@ async def book(connection: AsyncConnection, events: Sequence[Row]) -> set[str]:
         elif now is None or (now["outcome"] == "reclaimed" != row["outcome"]):
             changes[request] = Change(old, row)
     await _write(connection, changes)
-    return late
+    return Booked(len(changes), late)
 
 
 async def _write(connection: AsyncConnection, changes: Mapping[str, Change]) -> None:

@@ -18,6 +18,7 @@ MAX_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
 MAX_BODY = 65_536
 LATE = "older than what has been pruned"
 OUT_OF_BOUNDS = "a value out of bounds"
+OTHER_VERSION = "of another version"
 
 
 class Batch:
@@ -62,12 +63,26 @@ def read_event(body: bytes | None) -> RequestEvent | str:
     try:
         found = event.decode(body)
     except msgspec.ValidationError:
-        return "not a RequestEvent"
+        return OTHER_VERSION if version_of(body) != event.VERSION else "not a RequestEvent"
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "not JSON"
     if found.v != event.VERSION:
-        return "of another version"
+        return OTHER_VERSION
     return found if 0 <= found.at_ms <= MAX_TIME and all(map(storable, counts_and_texts(found))) else OUT_OF_BOUNDS
+
+
+class Versioned(msgspec.Struct):
+    """What events of all versions have."""
+
+    v: int = event.VERSION
+
+
+def version_of(body: bytes) -> int:
+    """The version of what may be an event of ours or of a later Catflap; ours where that cannot be told."""
+    try:
+        return msgspec.json.decode(body, type=Versioned).v
+    except msgspec.ValidationError:
+        return event.VERSION
 
 
 def counts_and_texts(found: RequestEvent) -> Iterator[object]:

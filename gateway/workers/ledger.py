@@ -191,7 +191,7 @@ class Ledger:
 
     async def _write(self, batch: Batch) -> Batch:
         async with asyncio.timeout(DATABASE_TIMEOUT_S), self._database.write() as connection:
-            late = await ledger.book(connection, batch.rows)
+            late = (await ledger.book(connection, batch.rows)).late
             rejects = batch.rejects + batch.reject(late, LATE)
             await ledger.keep_rejects(connection, rejects)
             await ledger.move_cursors(connection, batch.cursors())

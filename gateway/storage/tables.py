@@ -105,7 +105,7 @@ request_event = Table(  # columns are the fields of gateway.core.event.RequestEv
     Column("attempts", BigInteger, nullable=False),
     Column("end_user", TEXT),
     Index(None, "organisation", "at_ms"),
-    Index(None, "key", "at_ms"),
+    Index(None, "principal", "at_ms"),
     Index(None, "at_ms"),
 )
 
@@ -131,6 +131,7 @@ def usage_table(name: str) -> Table:
         Column("cost", BigInteger, nullable=False),
         Column("kv_cost", BigInteger, nullable=False),
         Index(None, "organisation", "start_ms"),
+        Index(None, "principal", "start_ms"),
     )
 
 

@@ -64,11 +64,10 @@ async def add_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row
 
 
 async def move_rows(connection: AsyncConnection, table: Table, where: ColumnElement[bool], names: Row) -> int:
-    """Put the rows under other `names` (columns of the primary key), adding them up where they meet; how many."""
-    found = [dict(row) for row in (await connection.execute(select(table).where(where))).mappings()]
+    """Put rows under other `names` (columns of the primary key), adding them up where they meet; how many."""
+    found = [{**row, **names} for row in (await connection.execute(select(table).where(where))).mappings()]
     await connection.execute(delete(table).where(where))
-    for row in found:
-        await add_rows(connection, table, [{**row, **names}])
+    await add_rows(connection, table, found)
     return len(found)
 
 

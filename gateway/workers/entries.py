@@ -81,7 +81,7 @@ def version_of(body: bytes) -> int:
     """The version of what may be an event of ours or of a later Catflap; ours where that cannot be told."""
     try:
         return msgspec.json.decode(body, type=Versioned).v
-    except msgspec.ValidationError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return event.VERSION
 
 

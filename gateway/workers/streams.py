@@ -11,7 +11,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
 from gateway.quota.keys import confirmed_key, events_key
-from gateway.quota.scripts import CONFIRM
+from gateway.quota.scripts import CONFIRM, REPLACE
 from gateway.storage.ledger import Position
 
 START: Position = (0, 0)
@@ -81,6 +81,11 @@ class Streams:
         for partition in partitions:
             pipe.delete(confirmed_key(partition))
         await pipe.execute()
+
+    async def replace(self, entry: Entry, body: bytes) -> bool:
+        """Put another body in an entry's place, at the stream's end; False where the entry has gone meanwhile."""
+        key = self._keys[entry.partition]
+        return bool(await self._redis.eval(REPLACE.text, 1, key, "{}-{}".format(*entry.position), body))
 
     async def look(self) -> list[Stream]:
         """What each partition's stream is like."""

@@ -10,6 +10,7 @@ depends_on = None
 
 DIMENSIONS = ("organisation", "project", "principal", "key", "model", "region", "outcome")
 AMOUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "cost", "kv_cost")
+INDEXED = ("organisation", "principal")
 SPANS_MS = {"usage_hour": 3_600_000, "usage_day": 86_400_000}
 
 
@@ -18,6 +19,8 @@ def upgrade() -> None:
         op.add_column("request_event", sa.Column(name, sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("request_event", sa.Column("region", sa.String(length=256), nullable=True))
     op.create_index(op.f("ix_request_event_at_ms"), "request_event", ["at_ms"])
+    op.create_index(op.f("ix_request_event_principal_at_ms"), "request_event", ["principal", "at_ms"])
+    op.drop_index(op.f("ix_request_event_key_at_ms"), table_name="request_event")  # nobody asked by key
     for table, span_ms in SPANS_MS.items():
         create_usage_table(table)
         fill_usage_table(table, span_ms)
@@ -51,7 +54,8 @@ def create_usage_table(table: str) -> None:
         *(sa.Column(name, sa.BigInteger(), nullable=False) for name in AMOUNTS),
         sa.PrimaryKeyConstraint("start_ms", *DIMENSIONS, name=op.f(f"pk_{table}")),
     )
-    op.create_index(op.f(f"ix_{table}_organisation_start_ms"), table, ["organisation", "start_ms"])
+    for name in INDEXED:
+        op.create_index(op.f(f"ix_{table}_{name}_start_ms"), table, [name, "start_ms"])
 
 
 def fill_usage_table(table: str, span_ms: int) -> None:
@@ -76,8 +80,11 @@ def downgrade() -> None:
     op.drop_table("pruning")
     op.drop_table("spend")
     for table in SPANS_MS:
-        op.drop_index(op.f(f"ix_{table}_organisation_start_ms"), table_name=table)
+        for name in INDEXED:
+            op.drop_index(op.f(f"ix_{table}_{name}_start_ms"), table_name=table)
         op.drop_table(table)
+    op.create_index(op.f("ix_request_event_key_at_ms"), "request_event", ["key", "at_ms"])
+    op.drop_index(op.f("ix_request_event_principal_at_ms"), table_name="request_event")
     op.drop_index(op.f("ix_request_event_at_ms"), table_name="request_event")
     with op.batch_alter_table("request_event") as batch:
         for name in ("region", "kv_cost", "cost", "cached_tokens"):

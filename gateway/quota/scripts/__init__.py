@@ -13,4 +13,4 @@ ADMIT, SETTLE, RENEW, EXPIRED = (
     Script(_read("clock") + _read(name)) for name in ("admit", "settle", "renew", "expired")
 )
 EPOCH = Script(_read("epoch"))
-RAISE, CONFIRM = (Script(_read(name)) for name in ("raise", "confirm"))
+RAISE, CONFIRM, REPLACE = (Script(_read(name)) for name in ("raise", "confirm", "replace"))

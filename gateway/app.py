@@ -5,10 +5,12 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.dataplane.app import DataPlane
 from gateway.dataplane.limits import Plans
@@ -19,12 +21,14 @@ from gateway.fleet.models import load_models
 from gateway.fleet.router import Router
 from gateway.fleet.transports.client import Timeouts
 from gateway.identity.directory import Directory
+from gateway.quota.connection import RedisUnavailable
 from gateway.quota.gateways import Gateways
 from gateway.quota.keeper import Quota
 from gateway.quota.local import LocalLimits
 from gateway.quota.open import open_redis
 from gateway.settings import Settings
-from gateway.storage.database import connect
+from gateway.storage.budgets import spent
+from gateway.storage.database import Database, connect
 from gateway.telemetry import log, metrics
 from gateway.telemetry.log import AccessLog
 from gateway.telemetry.metrics import Tally
@@ -67,7 +71,13 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         health=health,
         router=Router(fleet, health, timeouts),
         redis=redis,
-        quota=Quota(redis, settings.partitions, local=local, on_late=metrics.settlements_late.inc),
+        quota=Quota(
+            redis,
+            settings.partitions,
+            spent=partial(spent_or_unavailable, database),
+            local=local,
+            on_late=metrics.settlements_late.inc,
+        ),
         tally=Tally(),
         access_log=AccessLog(enabled=settings.access_log),
     )
@@ -97,6 +107,15 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         await database.close()
         services.tally.fold()
         services.access_log.close()
+
+
+async def spent_or_unavailable(database: Database, wanted: Sequence[tuple[str, str]], month: int) -> Sequence[int]:
+    """The ledger's word on budgets that Redis does not know. Raises RedisUnavailable where the ledger is away too: then
+    nobody knows them, and nothing is admitted under them."""
+    try:
+        return await spent(database, wanted, month)
+    except (SQLAlchemyError, OSError, TimeoutError) as problem:
+        raise RedisUnavailable(f"budgets are not known: database {type(problem).__name__}") from problem
 
 
 def _essential(task: "asyncio.Task[None]") -> "asyncio.Task[None]":

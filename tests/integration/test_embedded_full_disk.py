@@ -16,12 +16,13 @@ from sqlalchemy.exc import OperationalError
 
 from gateway.embedded.problem import StartError
 from gateway.embedded.redis import redis_service
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.quota.keys import events_key
 from gateway.settings import Settings
 from gateway.storage.database import connect
 from gateway.storage.migrate import migrate
 from gateway.workers import ledger as ledger_room
+from gateway.workers.budgets import Budgets
 from gateway.workers.ledger import Ledger
 from gateway.workers.streams import Streams
 from tests.integration.embedded_fixtures import Hosted, need_triton, triton_hosted, until
@@ -154,7 +155,8 @@ async def test_a_ledger_whose_sqlite_has_no_room_waits_says_so_once_and_loses_no
     try:
         before, *events = [make_event(number) for number in range(1001)]
         stop = asyncio.Event()
-        ledger = asyncio.create_task(Ledger(Streams(redis, 2), database, 2, block_ms=50, linger_s=0).run(stop))
+        reader = Ledger(Streams(redis, 2), Budgets(redis), database, 2, block_ms=50, linger_s=0)
+        ledger = asyncio.create_task(reader.run(stop))
         await append(redis, 0, [before])
         await asyncio.wait_for(database.holds(1), SAID_S)
         ballast = fill(small)

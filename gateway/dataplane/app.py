@@ -13,14 +13,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.core.caller import Caller
 from gateway.core.errors import ApiError, InternalError, MethodNotAllowed, RouteNotFound
 from gateway.core.ids import request_id
 from gateway.dataplane import pipeline
+from gateway.dataplane.authenticate import Source, authenticate, models_for
 from gateway.dataplane.endpoints import CHAT, COMPLETIONS, EndpointKind, find_model
 from gateway.dataplane.exchange import Exchange, error_headers
 from gateway.dataplane.services import Services
 from gateway.fleet.models import ServedModel
-from gateway.identity.bearer import bearer_token
 from gateway.quota.connection import RedisRefused, RedisUnavailable
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Services]]
@@ -71,27 +72,27 @@ class DataPlane:
             self._services = None
 
     async def _list_models(self, request: Request) -> Response:
-        services = await self._known(request)
-        return _json({"object": "list", "data": [_model(name, model) for name, model in services.models.items()]})
+        services, caller = await self._caller(request)
+        models = models_for(caller, services.models)
+        return _json({"object": "list", "data": [_model(name, model) for name, model in models.items()]})
 
     async def _show_model(self, request: Request) -> Response:
-        services = await self._known(request)
+        services, caller = await self._caller(request)
         name = request.path_params["model"]
-        return _json(_model(name, find_model(name, services.models)))
+        return _json(_model(name, find_model(name, models_for(caller, services.models))))
 
-    async def _known(self, request: Request) -> Services:
-        """The services, for a caller with a key that is good now. With Redis away the cache's word is taken."""
+    async def _caller(self, request: Request) -> tuple[Services, Caller]:
+        """The services and a caller whose credential is good now. With Redis away the cache's word is taken."""
         assert self._services is not None
-        services, header = self._services, request.headers.get("authorization")
-        token = bearer_token(header.encode("latin-1") if header is not None else None)
-        known = services.directory.known(token) or await services.directory.resolve(token)
+        services, source = self._services, Source.of(request.scope)
+        known = await authenticate(services, source)
         try:
             epoch = await services.quota.epoch(known.caller.organisation)
         except (RedisUnavailable, RedisRefused):
-            return services
+            return services, known.caller
         if epoch != known.epoch:
-            await services.directory.refresh(token, epoch)
-        return services
+            known = await authenticate(services, source, epoch)
+        return services, known.caller
 
     async def _ready(self, _request: Request) -> Response:
         """Ready when Redis answers and some model is served; says of each part how it is."""

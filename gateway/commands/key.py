@@ -158,8 +158,8 @@ def revoke(key_id: KeyId, as_json: AsJson = False) -> None:
 
 @app.command()
 def peppers(as_json: AsJson = False) -> None:
-    """Count the living secrets: under CATFLAP_PEPPER, under CATFLAP_PEPPER_OLD, and others: under neither, or from before
-    that was written down, which is done when a key is used."""
+    """Count the living secrets: under CATFLAP_PEPPER, under CATFLAP_PEPPER_OLD, and others, which are under neither, or
+    from before that was written down (a key's first use does it)."""
     settings = read_settings()
     current, old = settings.pepper_bytes(), settings.old_pepper_bytes()
     counts = run(settings, lambda database: count_peppers(database, [current, old or b""]))

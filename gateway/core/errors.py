@@ -10,6 +10,7 @@
     │   ├── InsufficientScope        code insufficient_scope: not for this endpoint
     │   └── AddressNotAllowed        code address_not_allowed: not from there
     ├── ModelNotFound           404  code model_not_found
+    ├── NotFound                404  code not_found: the admin API knows no such thing
     ├── RouteNotFound           404  code unknown_url
     ├── MethodNotAllowed        405
     ├── RequestTimeout          408  the client did not send its body in time
@@ -94,6 +95,11 @@ class AddressNotAllowed(Forbidden):
 class ModelNotFound(InvalidRequest):
     status = 404
     code = "model_not_found"
+
+
+class NotFound(InvalidRequest):
+    status = 404
+    code = "not_found"
 
 
 class RouteNotFound(InvalidRequest):

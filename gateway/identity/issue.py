@@ -111,10 +111,16 @@ async def issue_key(
     return IssuedKey(record=record, token=token)
 
 
-async def list_keys(database: Database, organisation: str | None = None) -> list[KeyRecord]:
-    """All keys, or one organisation's (by name or id), oldest first."""
+async def list_keys(
+    database: Database, organisation: str | None = None, *, after: str | None = None, limit: int | None = None
+) -> list[KeyRecord]:
+    """All keys, or one organisation's (by name or id), oldest first; `limit` of those that come after the key `after`
+    (none where there is no such key)."""
     async with database.read() as connection:
-        return [record_of(row) for row in await directory.list_keys(connection, organisation)]
+        last = None if after is None else await directory.find_key(connection, after)
+        if after is not None and last is None:
+            return []
+        return [record_of(row) for row in await directory.list_keys(connection, organisation, last, limit)]
 
 
 async def show_key(database: Database, key_id: str) -> KeyRecord | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, Table, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, Table, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.storage.tables import key, organisation, principal, principal_limit, project
@@ -61,9 +61,14 @@ def identified(principal_id: str) -> tuple[ColumnElement[bool], ...]:
     return (principal.c.id == principal_id,)
 
 
-async def list_keys(connection: AsyncConnection, wanted: str | None = None) -> Rows:
-    """All keys, or those of the organisation with this name or id; oldest first."""
-    query = keys_with_parents().order_by(key.c.created_at_ms, key.c.id)
+async def list_keys(
+    connection: AsyncConnection, wanted: str | None = None, after: Row | None = None, limit: int | None = None
+) -> Rows:
+    """All keys, or those of the organisation with this name or id; oldest first, `limit` of those `after` this one."""
+    query = keys_with_parents().order_by(key.c.created_at_ms, key.c.id).limit(limit)
+    if after is not None:
+        born, last = after["created_at_ms"], after["id"]
+        query = query.where(or_(key.c.created_at_ms > born, and_(key.c.created_at_ms == born, key.c.id > last)))
     if wanted is not None:
         query = query.where(or_(organisation.c.name == wanted, organisation.c.id == wanted))
     rows: Rows = (await connection.execute(query)).mappings().all()

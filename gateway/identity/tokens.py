@@ -52,7 +52,8 @@ class Verifier:
         self._now_ms = now_ms
         self._remembered: OrderedDict[bytes, Verified] = OrderedDict()
 
-    def __len__(self) -> int:
+    def count(self) -> int:
+        """How many tokens are remembered."""
         return len(self._remembered)
 
     def remembered(self, token: str) -> Verified | None:

@@ -97,5 +97,5 @@ def test_an_allow_list_holds_for_both_versions(network: str, inside: str, outsid
 
 @pytest.mark.parametrize("text", ["", "10.0.0.1/8", "10.0.0.0/33", "example.com", "::ffff:10.0.0.0/104", "10.0.0"])
 def test_what_is_no_network_is_refused_with_what_to_write_instead(text: str) -> None:
-    with pytest.raises(BadNetwork, match="such as 10.0.0.0/8|write it as IPv4"):
+    with pytest.raises(BadNetwork, match=r"such as 10.0.0.0/8|write it as IPv4"):
         parse_network(text)

@@ -153,6 +153,8 @@ async def rotate_key(
         )
         record = await load(connection, key_id)
     assert record is not None, "a row just written in this transaction"
+    if not living(record, at):
+        return record  # revoked in the same moment
     early = before.old_until_ms is not None and before.old_until_ms > at
     told = await tell_gateways(redis, record.organisation, partitions)
     return Rotated(record=record, token=token, ended_early=early, told=told)

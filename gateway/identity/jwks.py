@@ -14,6 +14,7 @@ import aiohttp
 import jwt
 import msgspec
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.types import JWKDict
 
@@ -85,13 +86,15 @@ def parse_jwk(entry: JWKDict, allowed: frozenset[str]) -> Key | None:
         algorithms &= {CURVES.get(str(entry.get("crv")), "")}
     if entry.get("alg") is not None:
         algorithms &= {str(entry["alg"])}
-    if not algorithms or entry.get("use", "sig") != "sig" or "verify" not in operations or "d" in entry:
+    if not algorithms or entry.get("use", "sig") != "sig" or "d" in entry:
+        return None
+    if not (isinstance(operations, list) and "verify" in operations):
         return None
     if kid is not None and not (isinstance(kid, str) and len(kid) <= 512):
         return None
     try:
         key = jwt.PyJWK(entry, algorithm=min(algorithms)).key
-    except (jwt.PyJWTError, ValueError, TypeError):
+    except (jwt.PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError):
         return None
     if isinstance(key, RSAPublicKey) and not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
         return None
@@ -167,6 +170,7 @@ class FetchedKeys:
     async def keep(self) -> None:
         """As in Keys: fetch again every `refresh_s`, and while that fails every `fetch_pause_s`."""
         while True:
+            await asyncio.sleep(max(0.0, self._next_fetch - self._monotonic()))
             await asyncio.wait({self._begin()})
             await asyncio.sleep(self._issuer.fetch_pause_s if self._failing else self._issuer.refresh_s)
 

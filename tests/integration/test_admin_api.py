@@ -242,9 +242,8 @@ def test_every_change_is_logged_with_who_and_what_and_no_secret(sqlite_api: Test
     with structlog.testing.capture_logs() as lines:
         key = made(sqlite_api)
         rotated = sqlite_api.post(f"/api/v1/keys/{key['id']}/rotate").json()
-        limit = {"measure": "tokens", "per": "minute", "limit": 5}
-        sqlite_api.put(f"/api/v1/principals/{key['principal']}/limits", json=limit)
-        del limit["limit"]
+        limit = {"measure": "tokens", "per": "minute"}
+        sqlite_api.put(f"/api/v1/principals/{key['principal']}/limits", json={**limit, "limit": 5})
         sqlite_api.delete(f"/api/v1/principals/{key['principal']}/limits", params=limit)
         sqlite_api.post(f"/api/v1/keys/{key['id']}/revoke")
     assert [line["event"] for line in lines] == [

@@ -213,8 +213,8 @@ async def test_what_a_key_is_held_to_comes_with_its_row(database: Database) -> N
         database, PEPPER, organisation="acme", project="web", principal="ann", plan="free", bounds=bounds
     )
     known = await directory_now(database).resolve(key.token)
-    assert known.caller.scopes == {"chat", "tensors"}
-    assert known.caller.models == {"demo"}
+    assert known.caller.scopes == frozenset({"chat", "tensors"})
+    assert known.caller.models == frozenset({"demo"})
     assert known.caller.tags == ("ci", "night")
     assert [str(network) for network in known.networks or ()] == ["10.0.0.0/8"]
     free = await directory_now(database).resolve((await issued(database)).token)

@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -67,7 +68,25 @@ def private_key(algorithm: str, _name: str) -> Any:
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
     if algorithm == "EdDSA":
         return ed25519.Ed25519PrivateKey.generate()
-    return ec.generate_private_key({"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}[algorithm]())
+    curves: dict[str, ec.EllipticCurve] = {
+        "ES256": ec.SECP256R1(),
+        "ES384": ec.SECP384R1(),
+        "ES512": ec.SECP521R1(),
+    }
+    return ec.generate_private_key(curves[algorithm])
+
+
+def write_issuers(folder: Path, *, plans: list[str]) -> None:
+    """An issuers' file and its keys."""
+    claims = {
+        **SPEC["claims"],
+        "organisation": {"claim": "org"},
+        "plan": {"claim": "plan", "allowed": plans, "default": plans[0]},
+    }
+    one = {**SPEC, "claims": claims, "jwks_file": "world.jwks.json"}
+    del one["jwks_url"]
+    (folder / "world.jwks.json").write_bytes(jwks(WORLD_KEY))
+    (folder / "issuers.yaml").write_text(json.dumps({"apiVersion": "catflap/v1", "kind": "Issuers", "issuers": [one]}))
 
 
 def jwks(*keys: SigningKey) -> bytes:
@@ -84,3 +103,7 @@ def raw(header: dict[str, Any], payload: object, signature: bytes = b"") -> str:
     """A token of any parts."""
     parts = [json.dumps(header).encode(), json.dumps(payload).encode(), signature]
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+WORLD_KEY = SigningKey("world")
+"""Signs for the one issuer of the world (gateways.py), whose bearers choose their organisation and plan."""

@@ -113,8 +113,8 @@ def test_a_claim_means_what_the_file_says(claim: Claim, payload: dict[str, Any],
 def test_what_the_file_holds_an_issuer_to_its_bearers_are_held_to() -> None:
     one = issuer(scopes=["chat"], models=["demo"], addresses=["10.0.0.0/8"], tags=["sso"], kind="service")
     identity = identity_of(one, {"sub": "ann"})
-    assert identity.scopes == {"chat"}
-    assert identity.models == {"demo"}
+    assert identity.scopes == frozenset({"chat"})
+    assert identity.models == frozenset({"demo"})
     assert [str(network) for network in identity.networks or ()] == ["10.0.0.0/8"]
     assert (identity.tags, identity.kind) == (("sso",), "service")
 

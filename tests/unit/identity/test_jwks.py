@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import Unavailable
 from gateway.identity import jwks as module
-from gateway.identity.jwks import MAX_KEYS, MAX_UNKNOWN, BadKeySet, FetchedKeys, parse_jwks
+from gateway.identity.jwks import MAX_KEYS, MAX_UNKNOWN, BadKeySet, FetchedKeys, parse_jwk, parse_jwks
 from tests.support.issuers import SigningKey, issuer, jwks
 
 ES = frozenset({"ES256"})
+ANY = frozenset({"RS256", "ES256", "EdDSA"})
 ONE, TWO = SigningKey("one"), SigningKey("two")
 
 
@@ -109,7 +110,7 @@ async def test_what_is_known_of_unknown_kids_is_bounded() -> None:
     source = Source(ONE)
     keys = source.keys(fetch_pause_s=1)
     await keys.find("one", "ES256")
-    source.fetch = lambda _url: asyncio.sleep(0, jwks(ONE))  # type: ignore[method-assign, assignment]
+    source.fetch = lambda _url: asyncio.sleep(0, jwks(ONE))  # type: ignore[method-assign]
     for number in range(2 * MAX_UNKNOWN):
         keys._note_unknown(str(number))
     assert len(keys._unknown) == MAX_UNKNOWN
@@ -244,10 +245,19 @@ def test_more_keys_than_the_bound_or_two_of_one_name_are_refused() -> None:
         parse_jwks(jwks(ONE, ONE), ES)
 
 
+names = st.sampled_from([*ONE.jwk, "n", "e", "alg", "key_ops", "keys"])
+published = st.recursive(
+    st.none() | st.integers() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=6),
+)
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.recursive(st.none() | st.integers() | st.text(max_size=6), lambda inner: st.lists(inner, max_size=3)
-       | st.dictionaries(st.sampled_from([*ONE.jwk, "alg", "key_ops", "keys"]), inner, max_size=6)))  # fmt: skip
+@given(published)
 def test_whatever_is_published_the_answer_is_keys_or_a_refusal(published: object) -> None:
+    for kty in ("RSA", "OKP", "EC"):
+        if isinstance(published, dict):
+            parse_jwk({"crv": "Ed25519", "n": 5, **published, "kty": kty}, ANY)
     for document in (published, {"keys": published}, {"keys": [published]}, {"keys": [ONE.jwk, published]}):
         try:
             keys = parse_jwks(json.dumps(document).encode(), ES)

@@ -21,6 +21,9 @@ from gateway.fleet.models import load_models
 from gateway.fleet.router import Router
 from gateway.fleet.transports.client import Timeouts
 from gateway.identity.directory import Directory
+from gateway.identity.issuers import read_issuers
+from gateway.identity.keyrings import keys_of
+from gateway.identity.tokens import Verifier
 from gateway.quota.connection import RedisUnavailable
 from gateway.quota.gateways import Gateways
 from gateway.quota.keeper import Quota
@@ -46,6 +49,7 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
     """One worker's services, with their background tasks, for as long as the context lasts."""
     fleet = read_fleet(settings.fleet)
     models, plans = load_models(fleet), Plans.read(settings.policies / "plans")
+    issuers = [(issuer, keys_of(issuer, settings.policies)) for issuer in read_issuers(settings.policies)]
     database = connect(settings.database(), timeout_s=settings.database_timeout_s)
     redis = open_redis(
         settings.redis(), timeout_s=settings.redis_timeout_ms / 1000, on_dropped=metrics.settlements_dropped.inc
@@ -59,6 +63,8 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         cache_s=settings.directory_cache_s,
         cache_size=settings.directory_cache_size,
         timeout_s=settings.database_timeout_s,
+        old_pepper=settings.old_pepper_bytes(),
+        verifier=Verifier(issuers, size=settings.directory_cache_size) if issuers else None,
     )
     health = Health(fleet)
     timeouts = Timeouts(settings.connect_timeout_s, settings.first_token_timeout_s, settings.token_timeout_s)
@@ -66,6 +72,7 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         bounds=Bounds(settings.max_body_bytes, settings.body_timeout_s, settings.request_timeout_s),
         pepper=pepper,
         directory=directory,
+        trusted_proxies=settings.trusted_networks(),
         plans=plans,
         models=models,
         health=health,
@@ -91,6 +98,8 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
             gateways.keep_beating(),
             services.tally.keep_folding(),
             _keep_gauges(services),
+            directory.keep_moving_keys(),
+            *(keys.keep() for _, keys in issuers),
         )
     ]
     _settle_garbage()
@@ -104,6 +113,8 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         gateways.leave()
         await redis.close()
         await directory.close()
+        for _, keys in issuers:
+            await keys.close()
         await database.close()
         services.tally.fold()
         services.access_log.close()

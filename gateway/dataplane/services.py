@@ -6,6 +6,7 @@ from gateway.dataplane.limits import Plans
 from gateway.fleet.health import Health
 from gateway.fleet.models import ServedModel
 from gateway.fleet.router import Router
+from gateway.identity.address import Networks
 from gateway.identity.directory import Directory
 from gateway.quota.keeper import Quota
 from gateway.quota.protocol import Connection
@@ -29,6 +30,7 @@ class Services:
     bounds: Bounds
     pepper: bytes
     directory: Directory
+    trusted_proxies: Networks
     plans: Plans
     models: dict[str, ServedModel]
     health: Health

@@ -28,7 +28,8 @@ class Reservation(msgspec.Struct, frozen=True):
     caller: Caller
     ceiling: Usage
     """The most that it may use."""
-    epoch: int
+    epoch: int | None
+    """Of the organisation's directory entries; None where Redis was away and nobody could say."""
     states: tuple[LimitState, ...]
 
 
@@ -37,5 +38,5 @@ class Denial(msgspec.Struct, frozen=True):
 
     limit: LimitState
     retry_after_ms: int
-    epoch: int
+    epoch: int | None
     states: tuple[LimitState, ...]

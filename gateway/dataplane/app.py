@@ -17,12 +17,12 @@ from gateway.core.caller import Caller
 from gateway.core.errors import ApiError, InternalError, MethodNotAllowed, RouteNotFound
 from gateway.core.ids import request_id
 from gateway.dataplane import pipeline
+from gateway.dataplane.authenticate import Source, authenticate, models_for
 from gateway.dataplane.endpoints import CHAT, COMPLETIONS, EndpointKind, find_model
 from gateway.dataplane.exchange import Exchange, error_headers
 from gateway.dataplane.limits import limits_body, limits_unknown
 from gateway.dataplane.services import Services
 from gateway.fleet.models import ServedModel
-from gateway.identity.bearer import bearer_token
 from gateway.quota.connection import RedisRefused, RedisUnavailable
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Services]]
@@ -75,34 +75,36 @@ class DataPlane:
 
     async def _show_limits(self, request: Request) -> Response:
         """The caller's own limits, over all models that it may ask for, and what is left of them."""
-        services, caller = await self._known(request)
+        services, caller = await self._caller(request)
         try:
-            _, states = await services.quota.look(caller, services.plans.all_of(caller, services.models.values()))
+            _, states = await services.quota.look(
+                caller, services.plans.all_of(caller, models_for(caller, services.models).values())
+            )
         except (RedisUnavailable, RedisRefused) as problem:
             raise limits_unknown(problem) from problem
         return _json(limits_body(states, caller.plan), 200)
 
     async def _list_models(self, request: Request) -> Response:
-        services, _ = await self._known(request)
-        return _json({"object": "list", "data": [_model(name, model) for name, model in services.models.items()]})
+        services, caller = await self._caller(request)
+        models = models_for(caller, services.models)
+        return _json({"object": "list", "data": [_model(name, model) for name, model in models.items()]})
 
     async def _show_model(self, request: Request) -> Response:
-        services, _ = await self._known(request)
+        services, caller = await self._caller(request)
         name = request.path_params["model"]
-        return _json(_model(name, find_model(name, services.models)))
+        return _json(_model(name, find_model(name, models_for(caller, services.models))))
 
-    async def _known(self, request: Request) -> tuple[Services, Caller]:
-        """The services, and the caller of a key that is good now. With Redis away the cache's word is taken."""
+    async def _caller(self, request: Request) -> tuple[Services, Caller]:
+        """The services and a caller whose credential is good now. With Redis away the cache's word is taken."""
         assert self._services is not None
-        services, header = self._services, request.headers.get("authorization")
-        token = bearer_token(header.encode("latin-1") if header is not None else None)
-        known = services.directory.known(token) or await services.directory.resolve(token)
+        services, source = self._services, Source.of(request.scope)
+        known = await authenticate(services, source)
         try:
             epoch = await services.quota.epoch(known.caller.organisation)
         except (RedisUnavailable, RedisRefused):
             return services, known.caller
         if epoch != known.epoch:
-            known = await services.directory.refresh(token, epoch)
+            known = await authenticate(services, source, epoch)
         return services, known.caller
 
     async def _ready(self, _request: Request) -> Response:

@@ -25,12 +25,18 @@ def find_model(name: str, models: Mapping[str, ServedModel]) -> ServedModel:
     """The model of this public name. Raises ModelNotFound."""
     model = models.get(name)
     if model is None:
-        raise ModelNotFound(
-            f"The model '{name[:100]}' does not exist or you do not have access to it. GET /v1/models lists those you "
-            "may use.",
-            param="model",
-        )
+        raise unknown_model(name)
     return model
+
+
+def unknown_model(name: str) -> ModelNotFound:
+    """The one answer for a model that is not there and for one that is not for the caller: who may not use a model need
+    not learn that it exists."""
+    return ModelNotFound(
+        f"The model '{name[:100]}' does not exist or you do not have access to it. GET /v1/models lists those you may "
+        "use.",
+        param="model",
+    )
 
 
 def _parse_chat(body: bytes, models: Mapping[str, ServedModel]) -> tuple[ServedModel, Prompt]:

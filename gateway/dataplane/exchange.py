@@ -31,7 +31,8 @@ class Exchange:
     """See the module. `stopped` says why the task was cancelled, if it was by us."""
 
     __slots__ = ("_loop", "_receive", "_send", "_started", "_task", "_timer", "_watch", "arrived", "arrived_ms",
-                 "deadline", "headers", "path", "request_id", "request_timeout", "status", "stopped")  # fmt: skip
+                 "deadline", "headers", "path", "peer", "request_id", "request_timeout", "status",
+                 "stopped")  # fmt: skip
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, request_id: str, *, body_s: float, request_s: float
@@ -44,6 +45,7 @@ class Exchange:
         self._task = asyncio.current_task()
         self.path: str = scope["path"]
         self.headers: list[Header] = scope["headers"]
+        self.peer: str | None = scope["client"][0] if scope.get("client") else None
         self.request_id = request_id
         self.arrived = self._loop.time()
         self.arrived_ms = time.time_ns() // 1_000_000

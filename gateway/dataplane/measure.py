@@ -37,6 +37,8 @@ async def measure(
     """
     counts, exact = [model.bound(text) for text in texts], model.counter.exact
     choices = len(texts) * prompt.n
+    if not exact:
+        _refuse_the_hopeless(prompt, texts, model)
     if not exact and (exactly or not _fits(counts, prompt, model, default_max_tokens, choices, limits)):
         counts, exact = [await model.count(text) for text in texts], True
     max_tokens = _max_tokens(prompt, model, max(counts), default_max_tokens)
@@ -72,6 +74,18 @@ def _fits(
     output = default if prompt.max_tokens is None else prompt.max_tokens
     in_context = max(counts) + min(output, model.entry.max_output_tokens) <= model.entry.context_tokens
     return in_context and all(most >= output * choices for most in _most_output(limits, sum(counts)))
+
+
+def _refuse_the_hopeless(prompt: Prompt, texts: tuple[str, ...], model: ServedModel) -> None:
+    """A text that is too long even by its fewest tokens is not worth counting (which takes seconds for megabytes)."""
+    least = max(model.floor(text) for text in texts)
+    if least >= model.entry.context_tokens:
+        what = "messages" if prompt.endpoint == "chat" else "prompt"
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {model.entry.context_tokens} tokens. However, your {what} alone "
+            f"needs at least {least} tokens. Please shorten the {what}.",
+            param=what,
+        )
 
 
 def _max_tokens(prompt: Prompt, model: ServedModel, longest: int, default: int) -> int:

@@ -5,6 +5,7 @@ import asyncio
 from gateway.core.errors import ApiError, InternalError, RequestTimeout, Unavailable, UpstreamTimeout
 from gateway.core.event import Outcome
 from gateway.core.reservation import Denial, Reservation
+from gateway.dataplane.authenticate import authenticate, authorise, models_for
 from gateway.dataplane.call import Call, digest_end_user
 from gateway.dataplane.endpoints import EndpointKind
 from gateway.dataplane.exchange import Exchange
@@ -14,7 +15,6 @@ from gateway.dataplane.measure import counting_may_help, measure
 from gateway.dataplane.relay import relay
 from gateway.dataplane.services import Services
 from gateway.fleet.router import Asked
-from gateway.identity.bearer import bearer_token
 from gateway.identity.directory import Known
 from gateway.quota.connection import RedisRefused, RedisUnavailable
 
@@ -42,18 +42,18 @@ async def serve(services: Services, kind: EndpointKind, exchange: Exchange) -> N
 
 
 async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
-    token = bearer_token(call.exchange.header(b"authorization"))
-    known = services.directory.known(token) or await services.directory.resolve(token)
+    known = await authenticate(services, call.exchange)
     call.caller = known.caller
+    authorise(call.caller, kind.name)
     body = await call.exchange.body(services.bounds.body_bytes)
-    call.model, call.prompt = kind.parse(body, services.models)
+    call.model, call.prompt = kind.parse(body, models_for(call.caller, services.models))
     call.texts = call.model.render(call.prompt)
     call.choices = call.prompt.n * len(call.texts)
     grant = services.plans.of(call.caller, call.model)
     call.limits = grant.limits
     call.measured = await measure(call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits)
     await _admit(services, call, grant)
-    await _check_epoch(services, call, token, known)
+    await _check_epoch(services, call, known)
     asked = Asked(call.prompt.sampling, call.measured.max_tokens, call.exchange.header(b"traceparent"))
     call.routes, call.routed_ms = [[] for _ in range(call.choices)], call.exchange.elapsed_ms()
     choices = await open_choices(services.router, call.model, call.texts, call.prompt.n, asked, call.routes)
@@ -90,13 +90,16 @@ async def _reserve(services: Services, call: Call) -> Reservation | Denial:
         raise limits_unknown(problem) from problem
 
 
-async def _check_epoch(services: Services, call: Call, token: str, known: Known) -> None:
-    """A changed epoch means that a key of the organisation has changed: look this one up anew before it goes on."""
-    assert call.reservation is not None
-    if call.reservation.epoch == known.epoch:
+async def _check_epoch(services: Services, call: Call, known: Known) -> None:
+    """A changed epoch means that a key of the organisation has changed: look this one up anew before it goes on. It may
+    be less than it was; limits that have changed bind from the next request on."""
+    assert call.reservation is not None and call.prompt is not None
+    epoch = call.reservation.epoch
+    if epoch is None or epoch == known.epoch:
         return
     try:
-        await services.directory.refresh(token, call.reservation.epoch)
+        known = await authenticate(services, call.exchange, epoch)
+        authorise(known.caller, call.endpoint, call.prompt.model)
     except ApiError as error:
         call.error = error  # its status is in the event that settles
         _settle(services, call, "refused")

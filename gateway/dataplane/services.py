@@ -6,9 +6,10 @@ from gateway.dataplane.limits import Plans
 from gateway.fleet.health import Health
 from gateway.fleet.models import ServedModel
 from gateway.fleet.router import Router
+from gateway.identity.address import Networks
 from gateway.identity.directory import Directory
-from gateway.quota.connection import RedisConnection
 from gateway.quota.keeper import Quota
+from gateway.quota.protocol import Connection
 from gateway.telemetry.log import AccessLog
 from gateway.telemetry.metrics import Tally
 
@@ -29,11 +30,12 @@ class Services:
     bounds: Bounds
     pepper: bytes
     directory: Directory
+    trusted_proxies: Networks
     plans: Plans
     models: dict[str, ServedModel]
     health: Health
     router: Router
-    redis: RedisConnection
+    redis: Connection
     quota: Quota
     tally: Tally
     access_log: AccessLog

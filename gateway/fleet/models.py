@@ -37,6 +37,10 @@ class ServedModel:
         """At most so many tokens is the text, with what the backend adds."""
         return self.counter.bound(text) + self.entry.special_tokens
 
+    def floor(self, text: str) -> int:
+        """At least so many tokens is the text."""
+        return self.counter.floor(text) + self.entry.special_tokens
+
     async def count(self, text: str) -> int:
         """Exactly so many tokens is the text, with what the backend adds."""
         return await self.counter.count(text) + self.entry.special_tokens

@@ -4,8 +4,7 @@ Admission brings it back with each request (one round trip, nothing more), so a 
 """
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
 
 from gateway.core.ids import partition_of
 from gateway.quota.keys import epoch_key
@@ -26,18 +25,17 @@ return text
 """
 
 
-def connect_redis(url: str, *, timeout_s: float) -> Redis:
-    """A client for the slow paths: it does not retry, and no wait in it is longer than `timeout_s`."""
-    return Redis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-    )
-
-
 async def bump_epoch(redis: Redis, organisation: str, partitions: int) -> int:
     """Give the organisation (an id) an epoch that it never had; returns it. Raises redis.exceptions.RedisError."""
     key = epoch_key(partition_of(organisation, partitions), organisation)
     return int(await redis.eval(BUMP, 1, key, str(LIFE_S)))
+
+
+async def tell_gateways(redis: Redis, organisation: str, partitions: int) -> bool:
+    """Whether the organisation's epoch could be changed. If not, gateways go on with what they remember of it until
+    their cache's life is over."""
+    try:
+        await bump_epoch(redis, organisation, partitions)
+    except (RedisError, OSError, TimeoutError):
+        return False
+    return True

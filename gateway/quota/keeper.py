@@ -1,7 +1,9 @@
 """Admission and settlement: the pipeline's two conversations with Redis."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple, cast
 
 from gateway.core import event
@@ -10,12 +12,16 @@ from gateway.core.delta import Usage
 from gateway.core.event import RequestEvent
 from gateway.core.ids import partition_of
 from gateway.core.reservation import Denial, LimitState, Reservation
+from gateway.limits.budget import month_of
 from gateway.limits.plans import Limit
 from gateway.limits.weights import Weights
 from gateway.quota import keys
-from gateway.quota.connection import Argument, RedisConnection, RedisUnavailable
+from gateway.quota.connection import Argument, RedisUnavailable
+from gateway.quota.local import LocalLimits
 from gateway.quota.note import Bound, Note, encode_note
-from gateway.quota.scripts import ADMIT, EPOCH, RENEW, RESTORE, SETTLE
+from gateway.quota.outbox import Outbox
+from gateway.quota.protocol import Connection
+from gateway.quota.scripts import ADMIT, EPOCH, RENEW, RESTORE
 
 LEASE_MS = 15_000
 """A reservation that is not renewed for so long is reclaimed; gateways renew every third of it."""
@@ -43,16 +49,20 @@ class Quota:
 
     def __init__(
         self,
-        connection: RedisConnection,
+        connection: Connection,
         partitions: int,
         *,
         lease_ms: int = LEASE_MS,
         spent: Spent = nothing_spent,
+        local: LocalLimits | None = None,
         on_late: Callable[[], None] = lambda: None,
     ) -> None:
         """`spent` is asked for budgets that Redis does not know; it raises RedisUnavailable where nobody knows them.
-        `on_late` is called for each settlement whose reservation was gone when it came."""
+        `local` judges while Redis is away; without it nobody is admitted then. `on_late` is called for each settlement
+        whose reservation was gone when it came."""
         self._connection = connection
+        self._outbox = Outbox(connection)
+        self._local = local
         self._partitions = partitions
         self._lease_ms = lease_ms
         self._spent = spent
@@ -75,8 +85,13 @@ class Quota:
         bound = bind(partition, limits)
         note = encode_note(Note(unsettled, price, bound))
         costs = [limit.units(ceiling) for limit in limits]
-        reply = await self._ask(partition, caller, limits, bound, costs, unsettled.request, note)
-        states = states_of(limits, reply)
+        try:
+            reply = await self._ask(partition, caller, limits, bound, costs, unsettled.request, note)
+        except RedisUnavailable:
+            if self._local is None:
+                raise
+            return await self._admit_alone(self._local, caller, limits, ceiling, costs, unsettled)
+        states = states_of(limits, reply[HEAD:])
         if reply[1]:
             return Denial(states[reply[1] - 1], reply[0], reply[2], states)
         self._in_flight[unsettled.request] = _Running(partition, asyncio.get_running_loop().time(), usage, bound)
@@ -87,7 +102,7 @@ class Quota:
         partition = partition_of(caller.organisation, self._partitions)
         bound = bind(partition, limits)
         reply = await self._ask(partition, caller, limits, bound, [0] * len(limits), "", b"")
-        return reply[2], states_of(limits, reply)
+        return reply[2], states_of(limits, reply[HEAD:])
 
     async def _ask(
         self,
@@ -116,24 +131,56 @@ class Quota:
             reply = cast(list[int], await self._connection.call(ADMIT, names, args))
             if reply[1] < 0:
                 raise RedisUnavailable("budgets are not known")
+        self._outbox.seen(partition, reply[3])
+        if self._local is not None:
+            for limit, left in zip(limits, reply[HEAD::2], strict=True):
+                if limit.measure == "cost":
+                    self._local.hear(limit, left, wall_ms())
         return reply
+
+    async def _admit_alone(
+        self,
+        local: LocalLimits,
+        caller: Caller,
+        limits: tuple[Limit, ...],
+        ceiling: Usage,
+        costs: Sequence[int],
+        unsettled: RequestEvent,
+    ) -> Reservation | Denial:
+        """Redis is away: this gateway's part of every limit decides."""
+        answer = local.admit(unsettled.request, limits, costs, wall_ms())
+        if answer.refused_by < 0:
+            budgets = [limit for limit in limits if limit.measure == "cost"]
+            month, _ = month_of(wall_ms())
+            for limit, spent in zip(budgets, await self._spent_on(budgets, month), strict=True):
+                local.hear(limit, limit.cap - spent, wall_ms())
+            answer = local.admit(unsettled.request, limits, costs, wall_ms())
+        if answer.refused_by < 0:
+            raise RedisUnavailable("budgets are not known")
+        states = states_of(limits, list(chain.from_iterable(answer.states)))
+        if answer.refused_by:
+            return Denial(states[answer.refused_by - 1], answer.wait_ms, None, states)
+        return Reservation(unsettled.request, caller, ceiling, None, states)
 
     async def _restore(self, partition: int, limits: tuple[Limit, ...], bound: tuple[Bound, ...], month: int) -> None:
         """Put the request's budgets into Redis as the ledger has them: a new subject's, or those of a Redis that has
         come back empty."""
-        budgets = [(limit, one.key) for limit, one in zip(limits, bound, strict=True) if limit.measure == "cost"]
-        spent = await self._spent([(limit.subject, limit.model or "") for limit, _ in budgets], month)
-        names = (keys.clock_key(partition), *(key for _, key in budgets))
-        await self._connection.call(RESTORE, names, (month, "1", *spent))
+        spent = await self._spent_on([limit for limit in limits if limit.measure == "cost"], month)
+        names = (keys.clock_key(partition), *(one.key for one in bound if one.measure == "cost"))
+        await self._connection.call(RESTORE, names, (month, *spent))
+
+    async def _spent_on(self, budgets: Sequence[Limit], month: int) -> Sequence[int]:
+        return await self._spent([(limit.subject, limit.model or "") for limit in budgets], month)
 
     def settle(self, reservation: Reservation, limits: tuple[Limit, ...], finished: RequestEvent) -> None:
         """Charge what `finished` used, give back the rest and record the event. Written at once, not awaited."""
         partition = partition_of(reservation.caller.organisation, self._partitions)
         running = self._in_flight.pop(reservation.request, None)
         bound = running.bound if running is not None else bind(partition, limits)
-        self._connection.post(
-            SETTLE, *settle_arguments(partition, finished, bound, only_expired=False), hear=self._hear_settled
-        )
+        names, args = settle_arguments(partition, finished, bound, only_expired=False)
+        self._outbox.post(partition, reservation.request, names, args, self._hear_settled)
+        if self._local is not None:
+            self._local.settle(reservation.request, [one.charge(finished) for one in bound])
 
     def renew(self) -> None:
         """Report progress and renew the leases of all requests that run for longer than a third of a lease."""
@@ -153,6 +200,10 @@ class Quota:
         """The organisation's epoch, for requests that reserve nothing. Raises RedisUnavailable or RedisRefused."""
         partition = partition_of(organisation, self._partitions)
         return cast(int, await self._connection.call(EPOCH, (keys.epoch_key(partition, organisation),), ()))
+
+    async def keep_confirmed(self) -> None:
+        """Guard settlements until the ledger has them, for ever; one task a process."""
+        await self._outbox.keep_confirmed()
 
     async def keep_leases(self) -> None:
         """Renew for ever; one task a process."""
@@ -178,6 +229,11 @@ class _Running(NamedTuple):
         return [one.key for one in self.bound if one.measure == "concurrency"]
 
 
+def wall_ms() -> int:
+    """This machine's clock: Redis's is away."""
+    return time.time_ns() // 1_000_000
+
+
 def bind(partition: int, limits: Iterable[Limit]) -> tuple[Bound, ...]:
     """The limits with their keys."""
     return tuple(
@@ -186,16 +242,16 @@ def bind(partition: int, limits: Iterable[Limit]) -> tuple[Bound, ...]:
     )
 
 
-def states_of(limits: tuple[Limit, ...], reply: Sequence[int]) -> tuple[LimitState, ...]:
-    """Where each limit stands, by admit.lua's reply."""
+def states_of(limits: tuple[Limit, ...], numbers: Sequence[int]) -> tuple[LimitState, ...]:
+    """Where each limit stands; `numbers`: for each, units left and milliseconds until it is whole."""
     return tuple(
         LimitState(
             limit.name,
             limit.measure,
             limit.level,
             limit.cap,
-            reply[HEAD + 2 * i],
-            reply[HEAD + 1 + 2 * i],
+            numbers[2 * i],
+            numbers[2 * i + 1],
             limit.window_ms,
             limit.model,
         )

@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 
@@ -31,6 +32,8 @@ ID = String(64)
 NAME = String(128)
 TEXT = String(256)
 MILLISECONDS = BigInteger
+FINGERPRINT = String(16)
+LISTED = Text
 
 organisation = Table(
     "organisation",
@@ -67,11 +70,31 @@ key = Table(
     Column("id", ID, primary_key=True),
     Column("principal_id", ID, ForeignKey("principal.id"), nullable=False, index=True),
     Column("digest", LargeBinary(32), nullable=False),  # HMAC-SHA-256 of the token under the pepper; never the token
+    Column("pepper", FINGERPRINT),  # which pepper that was; null: from before peppers were told apart
+    Column("old_digest", LargeBinary(32)),  # the secret before the last rotation, good until old_until_ms
+    Column("old_pepper", FINGERPRINT),
+    Column("old_until_ms", MILLISECONDS),
     Column("plan", NAME, nullable=False),
     Column("name", NAME),
     Column("created_at_ms", MILLISECONDS, nullable=False),
     Column("expires_at_ms", MILLISECONDS),
     Column("revoked_at_ms", MILLISECONDS),
+    Column("rotated_at_ms", MILLISECONDS),
+    Column("scopes", LISTED),  # JSON arrays of text; null: no bound of that kind
+    Column("models", LISTED),
+    Column("addresses", LISTED),
+    Column("tags", LISTED),
+)
+
+principal_limit = Table(  # limits of a principal's own; '' stands for "at a time" and for "all models"
+    "principal_limit",
+    METADATA,
+    Column("principal_id", ID, ForeignKey("principal.id"), primary_key=True),
+    Column("measure", String(16), primary_key=True),
+    Column("per", String(16), primary_key=True),
+    Column("model", TEXT, primary_key=True),
+    Column("limit", BigInteger, nullable=False),
+    Column("changed_at_ms", MILLISECONDS, nullable=False),
 )
 
 request_event = Table(  # columns are the fields of gateway.core.event.RequestEvent, by name
@@ -92,16 +115,73 @@ request_event = Table(  # columns are the fields of gateway.core.event.RequestEv
     Column("status", BigInteger, nullable=False),
     Column("finish_reason", TEXT),
     Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False, server_default="0"),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("reserved_tokens", BigInteger, nullable=False),
+    Column("cost", BigInteger, nullable=False, server_default="0"),
+    Column("kv_cost", BigInteger, nullable=False, server_default="0"),
     Column("choices", BigInteger, nullable=False),
     Column("ttft_ms", BigInteger),
     Column("duration_ms", BigInteger, nullable=False),
     Column("upstream", TEXT),
+    Column("region", TEXT),
     Column("attempts", BigInteger, nullable=False),
     Column("end_user", TEXT),
     Index(None, "organisation", "at_ms"),
-    Index(None, "key", "at_ms"),
+    Index(None, "principal", "at_ms"),
+    Index(None, "at_ms"),
+)
+
+
+def usage_table(name: str) -> Table:
+    """Sums of request_event over one span of time: what bills and `catflap usage` read. Kept in the transaction of the
+    events themselves (storage/usage.py)."""
+    return Table(
+        name,
+        METADATA,
+        Column("start_ms", MILLISECONDS, primary_key=True, autoincrement=False),  # of the hour or day, UTC
+        Column("organisation", TEXT, primary_key=True),
+        Column("project", TEXT, primary_key=True),
+        Column("principal", TEXT, primary_key=True),
+        Column("key", TEXT, primary_key=True),
+        Column("model", TEXT, primary_key=True),
+        Column("region", TEXT, primary_key=True),  # "" where the event names none
+        Column("outcome", String(16), primary_key=True),
+        Column("requests", BigInteger, nullable=False),
+        Column("prompt_tokens", BigInteger, nullable=False),
+        Column("cached_tokens", BigInteger, nullable=False),
+        Column("completion_tokens", BigInteger, nullable=False),
+        Column("cost", BigInteger, nullable=False),
+        Column("kv_cost", BigInteger, nullable=False),
+        Index(None, "organisation", "start_ms"),
+        Index(None, "principal", "start_ms"),
+    )
+
+
+usage_hour = usage_table("usage_hour")
+usage_day = usage_table("usage_day")
+
+spend = Table(  # what budgets are restored from: the cost of a subject's events in a calendar month, UTC
+    "spend",
+    METADATA,
+    Column("subject", TEXT, primary_key=True),  # id of an organisation, project, principal or key
+    Column("model", TEXT, primary_key=True),  # "" for all of them together
+    Column("month", Integer, primary_key=True, autoincrement=False),  # 202611
+    Column("cost", BigInteger, nullable=False),  # thousandths of a cost unit
+)
+
+pruning = Table(  # what was thrown away, when: an event older than that may have been counted, and is not counted again
+    "pruning",
+    METADATA,
+    Column("before_ms", MILLISECONDS, primary_key=True, autoincrement=False),
+    Column("pruned_at_ms", MILLISECONDS, nullable=False),
+)
+
+erased_principal = Table(  # whose events come to rest under nobody's name, however late they come
+    "erased_principal",
+    METADATA,
+    Column("digest", LargeBinary(32), primary_key=True),  # SHA-256 of the principal's id
+    Column("erased_at_ms", MILLISECONDS, nullable=False),
 )
 
 ledger_cursor = Table(  # the id of the last stream entry whose event is in request_event: `ms-seq`, in two numbers

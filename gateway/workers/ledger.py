@@ -1,34 +1,36 @@
 """`catflap work ledger`: the partitions' event streams -> SQL.
 
-    read a batch -> one transaction: its rows, and the cursors -> trim the streams up to there -> again
+    read a batch -> one transaction: its rows, what is counted from them, the cursors
+        -> raise the budgets of its subjects -> note the batch as confirmed and trim the streams up to there -> again
 
 It may die between any two steps: what is read and not committed is read again, what is committed and not trimmed is
-read again and found there. An entry leaves Redis only after its row is committed. So a new session begins at the start
-of each stream, which holds nothing but what is unconfirmed and at most one batch more; that is also what makes it
-indifferent to a Redis that comes back empty, or with ids below the cursors. These are put back then.
+read again and found there, and its budgets are raised again. An entry leaves Redis only after its row is committed. So
+a new session begins at the start of each stream, which holds nothing but what is unconfirmed and at most one batch
+more; that is also what makes it indifferent to a Redis that comes back empty, or with ids below the cursors. These are
+put back then.
 
-Several ledgers at once do no harm: rows are written once, cursors move up only.
+Several ledgers at once do no harm: one writes at a time, rows are written and counted once, cursors move up only.
 """
 
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import msgspec
 import structlog
 from prometheus_client import Counter, Gauge
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from gateway.core import event
-from gateway.core.event import RequestEvent
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
+from gateway.quota.keeper import MAX_STREAM
 from gateway.storage import ledger
+from gateway.storage.budgets import Account, spent_by
 from gateway.storage.database import Database, connect
 from gateway.storage.ledger import Position
 from gateway.workers.backoff import Backoff, pause
+from gateway.workers.budgets import Budgets
+from gateway.workers.entries import LATE, Batch, now_ms
 from gateway.workers.streams import START, Entry, Streams
 
 BATCH = 2000
@@ -37,15 +39,14 @@ BLOCK_MS = 1000
 CHECK_S = 10.0
 REDIS_TIMEOUT_S = 5.0  # above BLOCK_MS
 DATABASE_TIMEOUT_S = 30.0
-MAX_TEXT = 256  # the columns' length
-MAX_INT = 2**63 - 1
-MAX_BODY = 65_536
 
 log = structlog.get_logger()
 events_total = Counter("catflap_ledger_events", "Events that the ledger has confirmed in SQL")
 rejected_total = Counter("catflap_ledger_rejected", "Stream entries that were no RequestEvent, kept in ledger_reject")
 errors_total = Counter("catflap_ledger_errors", "Attempts that a dependency failed", ["dependency"])
 lag_seconds = Gauge("catflap_ledger_lag_seconds", "Age of the oldest event read and not confirmed; 0 when caught up")
+backlog = Gauge("catflap_ledger_backlog_entries", "Entries of all partitions that wait for the ledger")
+fullest = Gauge("catflap_ledger_fullest_stream_entries", "Entries of the partition that holds most")
 
 
 class Outage(Exception):
@@ -62,7 +63,7 @@ async def run_ledger(redis_url: str, database_url: str, partitions: int, stop: a
     redis = connect_redis(redis_url, timeout_s=REDIS_TIMEOUT_S)
     database = connect(database_url, timeout_s=DATABASE_TIMEOUT_S)
     try:
-        await Ledger(Streams(redis, partitions), database, partitions).run(stop)
+        await Ledger(Streams(redis, partitions), Budgets(redis), database, partitions).run(stop)
     finally:
         await redis.aclose()
         await database.close()
@@ -74,14 +75,19 @@ class Ledger:
     def __init__(
         self,
         streams: Streams,
+        budgets: Budgets,
         database: Database,
         partitions: int,
         *,
         batch: int = BATCH,
         block_ms: int = BLOCK_MS,
         linger_s: float = LINGER_S,
+        most_entries: int = MAX_STREAM,
     ) -> None:
+        """`most_entries`: where a partition's stream begins to lose its oldest."""
         self._streams = streams
+        self._budgets = budgets
+        self._most_entries = most_entries
         self._database = database
         self._partitions = partitions
         self._batch = batch
@@ -105,6 +111,7 @@ class Ledger:
     async def session(self, stop: asyncio.Event, backoff: Backoff) -> None:
         """From the start of the streams until `stop`. Raises Outage."""
         self._after = [START] * self._partitions
+        await self.look()  # before anything is taken off: a full stream has lost its oldest entries
         checked = -CHECK_S
         while not stop.is_set():
             read = await self.round()
@@ -118,7 +125,7 @@ class Ledger:
                 await pause(stop, self._linger_s)
 
     async def round(self) -> int:
-        """Read, confirm and trim one batch; how many entries it had. Raises Outage."""
+        """Read, commit and confirm one batch; how many entries it had. Raises Outage."""
         with dependency("redis"):
             entries = await self._streams.read(self._after, self._batch, self._block_ms)
         self._oldest_ms = min((entry.position[0] for entry in entries), default=None)
@@ -126,19 +133,32 @@ class Ledger:
         if not entries:
             return 0
         with dependency("database"):
-            await self._confirm(entries)
+            batch = await self._commit(entries)
+            booked = await self._spent(batch)
         self._oldest_ms = None
-        confirmed = last_of(entries)
-        for partition, position in confirmed.items():
-            self._after[partition] = position
+        committed = batch.cursors()
         with dependency("redis"):
-            await self._streams.trim(confirmed)
+            await self._budgets.raise_to(booked)
+            await self._streams.confirm(committed)
+        for partition, position in committed.items():
+            self._after[partition] = position
         return len(entries)
+
+    async def look(self) -> list[Position]:
+        """Show how much waits; the newest entry of each partition. Raises Outage."""
+        with dependency("redis"):
+            found = await self._streams.look()
+        lengths = [stream.length for stream in found]
+        backlog.set(sum(lengths))
+        fullest.set(max(lengths))
+        full = sum(length >= self._most_entries for length in lengths)
+        if full:
+            log.error("ledger_streams_full", partitions=full, entries=self._most_entries)
+        return [stream.newest for stream in found]
 
     async def check(self) -> None:
         """Where a stream's ids have gone back behind ours, it is another stream: begin at its start. Raises Outage."""
-        with dependency("redis"):
-            newest = await self._streams.newest()
+        newest = await self.look()
         with dependency("database"):
             async with asyncio.timeout(DATABASE_TIMEOUT_S), self._database.read() as connection:
                 cursors = await ledger.cursors(connection)
@@ -147,43 +167,49 @@ class Ledger:
         if not lost:
             return
         log.warning("ledger_streams_lost", partitions=len(lost))
+        with dependency("redis"):
+            await self._streams.forget(sorted(lost))
         with dependency("database"):
             async with asyncio.timeout(DATABASE_TIMEOUT_S), self._database.write() as connection:
                 for partition, at in sorted(lost.items()):
                     await ledger.rewind(connection, partition, at)
 
-    async def _confirm(self, entries: Sequence[Entry]) -> None:
+    async def _commit(self, entries: Sequence[Entry]) -> Batch:
         try:
-            await self._write(entries)
+            return await self._write(Batch(entries))
         except (DataError, IntegrityError):
             # The database refuses a value that our own check let through. One by one, so that it stops nobody else.
             for entry in entries:
-                await self._confirm_alone(entry)
+                await self._commit_alone(entry)
+            return Batch(entries)
 
-    async def _confirm_alone(self, entry: Entry) -> None:
+    async def _commit_alone(self, entry: Entry) -> None:
         try:
-            await self._write([entry])
+            await self._write(Batch([entry]))
         except (DataError, IntegrityError):
-            await self._write([entry], reason="the database refused it")
+            await self._write(Batch([entry], reason="the database refused it"))
 
-    async def _write(self, entries: Sequence[Entry], reason: str | None = None) -> None:
-        """Commit these entries and their cursors; `reason` makes rejects of them all."""
-        rows: list[dict[str, Any]] = []
-        rejects: list[dict[str, Any]] = []
-        for entry in entries:
-            read = reason or read_event(entry.body)
-            if isinstance(read, RequestEvent):
-                rows.append(msgspec.structs.asdict(read))
-            else:
-                rejects.append(reject_of(entry, read))
+    async def _write(self, batch: Batch) -> Batch:
         async with asyncio.timeout(DATABASE_TIMEOUT_S), self._database.write() as connection:
-            await ledger.record(connection, rows, rejects, last_of(entries))
-        events_total.inc(len(rows))
+            late = (await ledger.book(connection, batch.rows)).late
+            rejects = batch.rejects + batch.reject(late, LATE)
+            await ledger.keep_rejects(connection, rejects)
+            await ledger.move_cursors(connection, batch.cursors())
+        events_total.inc(len(batch.rows) - len(late))
         rejected_total.inc(len(rejects))
         if rejects:
             log.error(
                 "ledger_entries_rejected", count=len(rejects), first=rejects[0]["entry"], reason=rejects[0]["reason"]
             )
+        return batch
+
+    async def _spent(self, batch: Batch) -> dict[int, dict[Account, int]]:
+        """Partition -> account -> what is booked on it by now."""
+        accounts = batch.accounts()
+        if not accounts:
+            return {}
+        async with asyncio.timeout(DATABASE_TIMEOUT_S), self._database.read() as connection:
+            return {partition: await spent_by(connection, some) for partition, some in accounts.items()}
 
     def _show_lag(self) -> None:
         age_ms = 0 if self._oldest_ms is None else max(0, now_ms() - self._oldest_ms)
@@ -217,47 +243,5 @@ def dependency(name: str) -> Iterator[None]:
         yield
     except (DataError, IntegrityError):
         raise  # about a value, not about the database
-    except (RedisError, SQLAlchemyError, OSError, TimeoutError) as error:
+    except (RedisError, RedisClusterException, SQLAlchemyError, OSError, TimeoutError) as error:
         raise Outage(name, type(error).__name__) from error
-
-
-def read_event(body: bytes | None) -> RequestEvent | str:
-    """The event, or why it is none: one of a few phrases, never its content."""
-    if body is None:
-        return "no field e"
-    try:
-        found = event.decode(body)
-    except msgspec.ValidationError:
-        return "not a RequestEvent"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "not JSON"
-    return found if all(storable(value) for value in msgspec.structs.astuple(found)) else "a value out of bounds"
-
-
-def storable(value: object) -> bool:
-    """Whether both databases take it."""
-    if isinstance(value, str):
-        return len(value) <= MAX_TEXT and "\0" not in value
-    return not isinstance(value, int) or -MAX_INT <= value <= MAX_INT
-
-
-def reject_of(entry: Entry, reason: str) -> dict[str, Any]:
-    return {
-        "partition": entry.partition,
-        "entry": "{}-{}".format(*entry.position),
-        "reason": reason,
-        "body": (entry.body or b"")[:MAX_BODY],
-        "rejected_at_ms": now_ms(),
-    }
-
-
-def last_of(entries: Sequence[Entry]) -> dict[int, Position]:
-    """The highest position of each partition that has one among these."""
-    last: dict[int, Position] = {}
-    for entry in entries:
-        last[entry.partition] = max(entry.position, last.get(entry.partition, START))
-    return last
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,17 +1,23 @@
 """The partitions' event streams in Redis, as their readers see them."""
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
-from gateway.quota.keys import events_key
+from gateway.quota.keys import confirmed_key, events_key
+from gateway.quota.scripts import CONFIRM, REPLACE
 from gateway.storage.ledger import Position
 
 START: Position = (0, 0)
 FIELD = b"e"
+POLL_S = 0.2
+NOTE_LIFE_MS = 7 * 24 * 3_600_000  # far above any time that a gateway keeps a settlement
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -22,11 +28,25 @@ class Entry(msgspec.Struct, frozen=True):
     body: bytes | None
 
 
-class Streams:
-    """All partitions of one Redis. Every method raises redis.exceptions.RedisError, OSError or TimeoutError."""
+class Stream(msgspec.Struct, frozen=True):
+    """What is known of one partition's stream: the highest id that it ever gave out, and how many entries it holds."""
 
-    def __init__(self, redis: Redis, partitions: int) -> None:
-        self._redis = redis
+    newest: Position = START
+    length: int = 0
+
+
+class Streams:
+    """All partitions of one Redis, alone or a cluster. Every method raises redis.exceptions.RedisError, OSError or
+    TimeoutError.
+
+    A cluster refuses commands over several slots, even where one node has them all. There each partition is asked
+    apart; the client's pipeline groups them by node, so a round costs each node one round trip. A wait cannot be
+    pipelined, so it is a poll.
+    """
+
+    def __init__(self, redis: "Redis | RedisCluster", partitions: int) -> None:
+        self._redis: Any = redis
+        self._apart = isinstance(redis, RedisCluster)
         self._keys = [events_key(partition) for partition in range(partitions)]
         self._partitions = {key.encode(): partition for partition, key in enumerate(self._keys)}
 
@@ -47,36 +67,65 @@ class Streams:
             share = max(0, most - len(entries)) // len(wanted) if wanted else 0
         return entries
 
-    async def trim(self, confirmed: Mapping[int, Position]) -> None:
-        """Drop the entries up to and including these."""
+    async def confirm(self, committed: Mapping[int, Position]) -> None:
+        """Note that the ledger has the entries up to and including these, then drop them."""
         pipe = self._redis.pipeline(transaction=False)
-        for partition, (ms, seq) in confirmed.items():
-            pipe.xtrim(self._keys[partition], minid=f"{ms}-{seq + 1}", approximate=False)
+        for partition, (ms, seq) in committed.items():
+            names = (confirmed_key(partition), self._keys[partition])
+            pipe.eval(CONFIRM.text, len(names), *names, f"{ms}-{seq}", f"{ms}-{seq + 1}", str(NOTE_LIFE_MS))
         await pipe.execute()
 
-    async def newest(self) -> list[Position]:
-        """The highest id that each partition's stream ever gave out; START where there is no stream."""
+    async def forget(self, partitions: Sequence[int]) -> None:
+        """Take back what was noted as confirmed: these streams are others than those that it was noted of."""
+        pipe = self._redis.pipeline(transaction=False)
+        for partition in partitions:
+            pipe.delete(confirmed_key(partition))
+        await pipe.execute()
+
+    async def replace(self, entry: Entry, body: bytes) -> bool:
+        """Put another body in an entry's place, at the stream's end; False where the entry has gone meanwhile."""
+        key = self._keys[entry.partition]
+        return bool(await self._redis.eval(REPLACE.text, 1, key, "{}-{}".format(*entry.position), body))
+
+    async def look(self) -> list[Stream]:
+        """What each partition's stream is like."""
         pipe = self._redis.pipeline(transaction=False)
         for key in self._keys:
             pipe.xinfo_stream(key)
-        found = await pipe.execute(raise_on_error=False)
-        return [self._last_generated(answer) for answer in found]
+        return [stream_of(answer) for answer in await pipe.execute(raise_on_error=False)]
 
     async def _read(self, wanted: Mapping[int, Position], count: int, block_ms: int | None) -> dict[int, list[Entry]]:
-        after: dict[Any, Any] = {self._keys[partition]: f"{ms}-{seq}" for partition, (ms, seq) in wanted.items()}
-        found: Any = await self._redis.xread(after, count=count, block=block_ms)
-        groups: dict[int, list[Entry]] = {}
-        for key, entries in found or []:
-            partition = self._partitions[key]
-            groups[partition] = [Entry(partition, position_of(name), fields.get(FIELD)) for name, fields in entries]
-        return groups
+        if self._apart:
+            return await self._poll(wanted, count, block_ms or 0)
+        after = {self._keys[partition]: f"{ms}-{seq}" for partition, (ms, seq) in wanted.items()}
+        found = await self._redis.xread(after, count=count, block=block_ms)
+        return {self._partitions[key]: entries_of(self._partitions[key], entries) for key, entries in found or []}
 
-    def _last_generated(self, answer: Any) -> Position:
-        if isinstance(answer, ResponseError) and "no such key" in str(answer):
-            return START
-        if isinstance(answer, Exception):
-            raise answer
-        return position_of(answer["last-generated-id"])
+    async def _poll(self, wanted: Mapping[int, Position], count: int, wait_ms: int) -> dict[int, list[Entry]]:
+        end = time.monotonic() + wait_ms / 1000
+        while True:
+            pipe = self._redis.pipeline(transaction=False)
+            for partition, (ms, seq) in wanted.items():
+                pipe.xrange(self._keys[partition], min=f"({ms}-{seq}", count=count)
+            found = zip(wanted, await pipe.execute(), strict=True)
+            groups = {partition: entries_of(partition, entries) for partition, entries in found if entries}
+            left = end - time.monotonic()
+            if groups or left <= 0:
+                return groups
+            await asyncio.sleep(min(POLL_S, left))
+
+
+def entries_of(partition: int, entries: Sequence[tuple[bytes, Mapping[bytes, bytes]]]) -> list[Entry]:
+    return [Entry(partition, position_of(name), fields.get(FIELD)) for name, fields in entries]
+
+
+def stream_of(answer: Any) -> Stream:
+    """What XINFO STREAM said."""
+    if isinstance(answer, ResponseError) and "no such key" in str(answer):
+        return Stream()
+    if isinstance(answer, Exception):
+        raise answer
+    return Stream(position_of(answer["last-generated-id"]), answer["length"])
 
 
 def position_of(name: bytes) -> Position:

@@ -83,6 +83,7 @@ class Triton:
 
     def __init__(self, hosted: Hosted, environment: dict[str, str]) -> None:
         self.hosted = hosted
+        self.environment = environment
         self.url = f"http://127.0.0.1:{environment['CATFLAP_TRITON_PORT']}"
         self.metrics_url = f"http://127.0.0.1:{environment['CATFLAP_TRITON_METRICS_PORT']}/metrics"
 

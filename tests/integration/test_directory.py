@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.core.errors import Unauthenticated, Unavailable
 from gateway.core.ids import checksum, partition_of
 from gateway.identity.directory import Directory
-from gateway.identity.epoch import bump_epoch, connect_redis
+from gateway.identity.epoch import bump_epoch
 from gateway.identity.issue import IssuedKey, issue_key, revoke_key
 from gateway.identity.keys import BODY_END, make_token
+from gateway.quota.client import connect_redis
 from gateway.quota.keys import epoch_key
 from gateway.storage import database as storage
 from gateway.storage.database import Database, connect
@@ -303,7 +304,7 @@ async def test_strangers_take_no_places_from_keys_that_are_known(sqlite: Databas
 async def test_more_waiting_keys_than_allowed_are_turned_away_with_503(
     sqlite: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.identity.directory.MAX_WAITING", 1)
+    monkeypatch.setattr("gateway.identity.loads.MAX_WAITING", 1)
     gated = GatedDatabase(sqlite)
     directory, first, second = directory_of(gated), await issued(sqlite), await issued(sqlite)
     gate = asyncio.Event()

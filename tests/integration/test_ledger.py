@@ -13,13 +13,14 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.core import event
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.quota.keys import events_key
 from gateway.storage import ledger as storage
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import migrate
 from gateway.storage.tables import request_event
 from gateway.workers import ledger as room
+from gateway.workers.budgets import Budgets
 from gateway.workers.ledger import Ledger, Outage
 from gateway.workers.streams import Streams
 from tests.support.events import make_event
@@ -38,7 +39,7 @@ async def redis(redis_server: RedisServer) -> AsyncIterator[Redis]:
 
 
 def ledger_of(redis: Redis, database: Database, batch: int = 500, block_ms: int = 1) -> Ledger:
-    return Ledger(Streams(redis, PARTITIONS), database, PARTITIONS, batch=batch, block_ms=block_ms)
+    return Ledger(Streams(redis, PARTITIONS), Budgets(redis), database, PARTITIONS, batch=batch, block_ms=block_ms)
 
 
 def metric(name: str, **labels: str) -> float:
@@ -81,7 +82,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Lines:
 async def test_every_field_of_an_event_comes_to_rest_in_its_column(database: Database, redis: Redis) -> None:
     written = make_event(
         1, stream=True, finish_reason="stop", reserved_tokens=99, choices=2, ttft_ms=12, duration_ms=40,
-        upstream="triton-1", attempts=2, end_user="digest",
+        upstream="triton-1", region="north", attempts=2, end_user="digest", cached_tokens=7, cost=21, kv_cost=4,
     )  # fmt: skip
     await append(redis, 2, [written])
     await drain(ledger_of(redis, database))
@@ -179,7 +180,7 @@ async def test_cursors_move_up_only(database: Database) -> None:
     async def after(*cursors: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
         for cursor in cursors:
             async with database.write() as connection:
-                await storage.record(connection, [], [], cursor)
+                await storage.move_cursors(connection, cursor)
         async with database.read() as connection:
             return await storage.cursors(connection)
 

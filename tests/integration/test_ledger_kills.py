@@ -20,11 +20,12 @@ from redis.asyncio.client import PubSub
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.core.event import RequestEvent
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.quota.keys import events_key
 from gateway.storage import tables
 from gateway.storage.database import Database, connect
 from gateway.storage.ledger import Position
+from gateway.workers.budgets import Budgets
 from gateway.workers.ledger import Ledger
 from gateway.workers.streams import Entry, Streams
 from tests.support.events import make_event
@@ -67,9 +68,9 @@ class MortalStreams(Streams):
         self._fate.step()
         return found
 
-    async def trim(self, confirmed: Mapping[int, Position]) -> None:
+    async def confirm(self, committed: Mapping[int, Position]) -> None:
         self._fate.step()
-        await super().trim(confirmed)
+        await super().confirm(committed)
         self._fate.step()
 
 
@@ -93,7 +94,7 @@ async def run_to_the_end(redis: Redis, database: Database, fate: Fate, batch: in
     """Ledgers, each the successor of the one that was killed, until the streams are empty."""
     while True:
         mortal = MortalDatabase(database, fate)
-        ledger = Ledger(MortalStreams(redis, fate), mortal, PARTITIONS, batch=batch, block_ms=1)
+        ledger = Ledger(MortalStreams(redis, fate), Budgets(redis), mortal, PARTITIONS, batch=batch, block_ms=1)
         try:
             while await ledger.round():
                 pass

@@ -5,13 +5,15 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine, insert, inspect, text
+from sqlalchemy import MetaData, create_engine, insert, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from gateway.storage.database import SYNC_DRIVERS, WRITES, connect, driver_url, prepare
@@ -83,6 +85,74 @@ def test_the_first_migration_can_be_taken_back(database_url: str) -> None:
         config.attributes["connection"] = connection
         command.downgrade(config, "base")
     assert inspect(engine).get_table_names() == ["alembic_version"]
+    engine.dispose()
+
+
+def test_events_of_the_first_version_are_in_the_roll_ups_and_survive_the_way_back(empty_database_url: str) -> None:
+    engine = create_engine(driver_url(empty_database_url, SYNC_DRIVERS))
+    prepare(engine)
+    config = alembic_config()
+
+    def move(how: Callable[[Config, str], None], revision: str) -> None:
+        with engine.execution_options(**{WRITES: True}).begin() as connection:
+            config.attributes["connection"] = connection
+            how(config, revision)
+
+    move(command.upgrade, "0002")
+    first = {
+        "v": 1, "organisation": "o", "project": "p", "principal": "r", "key": "k", "plan": "free", "endpoint": "chat",
+        "model": "demo", "stream": False, "outcome": "completed", "status": 200, "prompt_tokens": 10,
+        "completion_tokens": 5, "reserved_tokens": 20, "choices": 1, "duration_ms": 3, "attempts": 1,
+    }  # fmt: skip
+    hour = 3_600_000
+    old = MetaData()
+    with engine.execution_options(**{WRITES: True}).begin() as connection:
+        old.reflect(connection, only=["request_event"])
+        rows = [{**first, "request": f"req_{i}", "at_ms": i * hour + 7} for i in (0, 1, 1.5, 30)]
+        connection.execute(insert(old.tables["request_event"]), rows)
+    move(command.upgrade, "head")
+    with engine.connect() as connection:
+        hours = connection.execute(text("select start_ms, requests, prompt_tokens, cost from usage_hour order by 1"))
+        assert hours.fetchall() == [(0, 1, 10, 0), (hour, 2, 20, 0), (30 * hour, 1, 10, 0)]
+        days = connection.execute(text("select start_ms, requests, region from usage_day order by 1"))
+        assert days.fetchall() == [(0, 3, ""), (24 * hour, 1, "")]
+    move(command.downgrade, "0002")
+    with engine.connect() as connection:
+        assert connection.execute(text("select count(*) from request_event")).scalar_one() == 4
+    move(command.upgrade, "head")
+    engine.dispose()
+
+
+def test_the_second_migration_can_be_taken_back_and_frees_no_key_of_what_it_was_held_to(database_url: str) -> None:
+    engine = create_engine(driver_url(database_url, SYNC_DRIVERS))
+    prepare(engine)
+    config = alembic_config()
+    with engine.execution_options(**{WRITES: True}).begin() as connection:
+        for statement in (
+            "insert into organisation (id, name, created_at_ms) values ('org_1', 'acme', 1)",
+            "insert into project (id, organisation_id, name, created_at_ms) values ('proj_1', 'org_1', 'web', 1)",
+            "insert into principal (id, project_id, kind, name, created_at_ms)"
+            " values ('prin_1', 'proj_1', 'person', 'ann', 1)",
+            'insert into principal_limit (principal_id, measure, per, model, "limit", changed_at_ms)'
+            " values ('prin_1', 'tokens', 'day', '', 5, 1)",
+            "insert into key (id, principal_id, digest, plan, created_at_ms) values ('free', 'prin_1', '', 'p', 1)",
+            "insert into key (id, principal_id, digest, plan, created_at_ms, scopes)"
+            " values ('bound', 'prin_1', '', 'p', 1, '[\"chat\"]')",
+        ):
+            connection.execute(text(statement))
+    with engine.execution_options(**{WRITES: True}).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    assert "principal_limit" not in inspect(engine).get_table_names()
+    columns = {column["name"] for column in inspect(engine).get_columns("key")}
+    assert columns == {"id", "principal_id", "digest", "plan", "name", "created_at_ms", "expires_at_ms",
+                       "revoked_at_ms"}  # fmt: skip
+    with engine.connect() as connection:
+        revoked = connection.execute(text("select id from key where revoked_at_ms is not null")).scalars().all()
+    assert revoked == ["bound"]
+    migrate(database_url)  # and up again, with rows in the tables
+    with engine.connect() as connection:
+        assert connection.execute(text("select count(*) from key where pepper is null")).scalar_one() == 2
     engine.dispose()
 
 

@@ -46,14 +46,14 @@ async def test_a_request_longer_than_its_lease_is_renewed_with_its_progress_unti
     usage.prompt_tokens, usage.completion_tokens = 7, 3
     ended = asyncio.get_running_loop().time() + 3 * LEASE_MS / 1000
     while asyncio.get_running_loop().time() < ended:
-        assert await reclaim_partition(client, 0) == 0
+        assert await reclaim_partition(connection, 0) == 0
         assert (await quota.look(CALLER, LIMITS))[1][1].remaining == 4, "its slot is gone"
         await asyncio.sleep(0.05)
     assert "|7|3|" in str(await client.hget(keys.held_key(0), event.request))
     renewing.cancel()  # the gateway dies
 
     async def reclaimed() -> bool:
-        return await reclaim_partition(client, 0) == 1
+        return await reclaim_partition(connection, 0) == 1
 
     await eventually(reclaimed, within_s=5, what="the reclaimer")
     assert await client.hget(keys.limit_key(0, "key_1", "tokens_per_minute"), "sum") == b"10"

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from gateway.cli import COMMANDS
 from gateway.core import errors
+from gateway.core.event import event_schema
 from gateway.fleet.file import fleet_schema
 from gateway.limits.plans import parse_plan, plan_schema
 from gateway.settings import Settings
@@ -52,7 +53,11 @@ def test_every_command_is_in_the_readme_or_the_operations_page() -> None:
 
 @pytest.mark.parametrize(
     ("path", "schema"),
-    [("triton_models/fleet.schema.json", fleet_schema()), ("policies/plans/plan.schema.json", plan_schema())],
+    [
+        ("triton_models/fleet.schema.json", fleet_schema()),
+        ("policies/plans/plan.schema.json", plan_schema()),
+        ("docs/request-event.schema.json", event_schema()),
+    ],
 )
 def test_the_published_schemas_are_those_of_the_code(path: str, schema: object) -> None:
     assert json.loads((ROOT / path).read_text()) == json.loads(json.dumps(schema))

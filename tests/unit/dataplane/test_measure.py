@@ -28,6 +28,9 @@ class Halves:
     def bound(self, text: str) -> int:
         return len(text)
 
+    def floor(self, text: str) -> int:
+        return -(-len(text) // 4)
+
     async def count(self, text: str) -> int:
         self.counted += 1
         return -(-len(text) // 2)
@@ -87,6 +90,13 @@ def test_the_reservation_covers_every_legal_usage_and_fits_the_limit(
     assert max_tokens is None or output == max_tokens
     assert max(counts) + output <= CONTEXT
     assert cap is None or reserved <= cap
+
+
+def test_a_text_that_is_hopelessly_long_is_refused_without_being_counted() -> None:
+    counter = Halves()
+    with pytest.raises(ContextLengthExceeded, match="at least"):
+        measured(["x" * 4 * CONTEXT], 1, counter=counter)
+    assert counter.counted == 0
 
 
 def test_a_text_is_counted_only_where_its_bound_does_not_fit() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import event
-from gateway.workers.ledger import last_of, read_event
+from gateway.workers.entries import last_of, read_event
 from gateway.workers.streams import Entry
 from tests.support.events import make_event
 
@@ -29,6 +29,11 @@ def test_an_event_is_read_as_it_was_written() -> None:
         (event.encode(make_event(1, model="a\0b")), "a value out of bounds"),
         (event.encode(make_event(1, model="m" * 257)), "a value out of bounds"),
         (event.encode(make_event(1, prompt_tokens=2**63)), "a value out of bounds"),
+        (event.encode(make_event(1, cost=10**12 + 1)), "a value out of bounds"),
+        (event.encode(make_event(1, completion_tokens=-1)), "a value out of bounds"),
+        (event.encode(make_event(1, at_ms=2**60)), "a value out of bounds"),
+        (event.encode(make_event(1, at_ms=-1)), "a value out of bounds"),
+        (event.encode(make_event(1, v=2)), "of another version"),
     ],
 )
 def test_what_is_no_event_gets_a_reason_that_does_not_quote_it(body: bytes | None, reason: str) -> None:

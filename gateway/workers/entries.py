@@ -1,0 +1,119 @@
+"""Stream entries, as the ledger takes them: events that can be booked, and what cannot, with the reason."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.core import event
+from gateway.core.event import RequestEvent
+from gateway.storage.budgets import Account, accounts_of
+from gateway.storage.ledger import Position
+from gateway.workers.streams import START, Entry
+
+MAX_TEXT = 256  # the columns' length
+MAX_COUNT = 10**12  # tokens, milliseconds, thousandths: a million such events still add up in 64 bits
+MAX_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
+MAX_BODY = 65_536
+LATE = "older than what has been pruned"
+OUT_OF_BOUNDS = "a value out of bounds"
+OTHER_VERSION = "of another version"
+
+
+class Batch:
+    """A batch of entries, read once."""
+
+    def __init__(self, entries: Sequence[Entry], reason: str | None = None) -> None:
+        """`reason` makes rejects of them all."""
+        self.rows: list[dict[str, Any]] = []
+        self.rejects: list[dict[str, Any]] = []
+        self._entries: dict[str, list[Entry]] = {}
+        self._entries_read = entries
+        for entry in entries:
+            read = reason or read_event(entry.body)
+            if isinstance(read, str):
+                self.rejects.append(reject_of(entry, read))
+            else:
+                self.rows.append(msgspec.structs.asdict(read))
+                self._entries.setdefault(read.request, []).append(entry)
+
+    def reject(self, requests: Iterable[str], reason: str) -> list[dict[str, Any]]:
+        """The rejects that the entries of these requests make."""
+        return [reject_of(entry, reason) for request in requests for entry in self._entries[request]]
+
+    def cursors(self) -> dict[int, Position]:
+        """How far each of its partitions is read by it."""
+        return last_of(self._entries_read)
+
+    def accounts(self) -> Mapping[int, set[Account]]:
+        """Partition -> the accounts that its events are charged to; events that cost nothing have none."""
+        found: dict[int, set[Account]] = {}
+        for row in self.rows:
+            if row["cost"]:
+                partition = self._entries[row["request"]][0].partition
+                found.setdefault(partition, set()).update(accounts_of(row))
+        return found
+
+
+def read_event(body: bytes | None) -> RequestEvent | str:
+    """The event, or why it is none: one of a few phrases, never its content."""
+    if body is None:
+        return "no field e"
+    try:
+        found = event.decode(body)
+    except msgspec.ValidationError:
+        return OTHER_VERSION if version_of(body) != event.VERSION else "not a RequestEvent"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "not JSON"
+    if found.v != event.VERSION:
+        return OTHER_VERSION
+    return found if 0 <= found.at_ms <= MAX_TIME and all(map(storable, counts_and_texts(found))) else OUT_OF_BOUNDS
+
+
+class Versioned(msgspec.Struct):
+    """What events of all versions have."""
+
+    v: int = event.VERSION
+
+
+def version_of(body: bytes) -> int:
+    """The version of what may be an event of ours or of a later Catflap; ours where that cannot be told."""
+    try:
+        return msgspec.json.decode(body, type=Versioned).v
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return event.VERSION
+
+
+def counts_and_texts(found: RequestEvent) -> Iterator[object]:
+    """All its values but the instant."""
+    return (value for name, value in msgspec.structs.asdict(found).items() if name != "at_ms")
+
+
+def storable(value: object) -> bool:
+    """Whether both databases take it, and their sums too."""
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT and "\0" not in value
+    return not isinstance(value, int) or 0 <= value <= MAX_COUNT
+
+
+def reject_of(entry: Entry, reason: str) -> dict[str, Any]:
+    return {
+        "partition": entry.partition,
+        "entry": "{}-{}".format(*entry.position),
+        "reason": reason,
+        "body": (entry.body or b"")[:MAX_BODY],
+        "rejected_at_ms": now_ms(),
+    }
+
+
+def last_of(entries: Sequence[Entry]) -> dict[int, Position]:
+    """The highest position of each partition that has one among these."""
+    last: dict[int, Position] = {}
+    for entry in entries:
+        last[entry.partition] = max(entry.position, last.get(entry.partition, START))
+    return last
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -99,6 +99,7 @@ class Settlements:
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
         self.call = connection.call
+        self.connected_since = connection.connected_since
         self.answered: asyncio.Queue[None] = asyncio.Queue()
 
     def post(self, script: Any, names: Any, args: Any, *, hear: Callable[[object], None], **options: Any) -> None:
@@ -117,9 +118,13 @@ class QuotaBench:
         self.server: Any = Redis.from_url(url)
         self._connection = RedisConnection(url, timeout_s=TIMEOUT_S)
         self._settlements = Settlements(self._connection)
-        self.quota = Quota(cast(Any, self._settlements), PARTITIONS)
+        self._quota = self._new_quota()
         self._started = False
         self._requests = 0
+
+    def _new_quota(self) -> Quota:
+        """Anew for each cell: no ledger reads here, and settlements that it has not confirmed would be guarded."""
+        return Quota(cast(Any, self._settlements), PARTITIONS)
 
     async def prepare(self) -> None:
         """All keys known, all scripts loaded."""
@@ -142,7 +147,7 @@ class QuotaBench:
     async def admit(self, bench: Bench) -> Reservation:
         self._requests += 1
         event = bench.event(f"req_{self._requests:032x}")
-        admitted = await self.quota.admit(bench.caller, bench.limits, CEILING, event, Usage(), PRICE)
+        admitted = await self._quota.admit(bench.caller, bench.limits, CEILING, event, Usage(), PRICE)
         if not isinstance(admitted, Reservation):
             raise BenchError("A limit of 1,000,000,000 refused a request of the benchmark.")
         return admitted
@@ -154,7 +159,7 @@ class QuotaBench:
             completion_tokens=USED.completion_tokens,
             cost=PRICE.units(USED),
         )
-        self.quota.settle(reservation, bench.limits, event)
+        self._quota.settle(reservation, bench.limits, event)
 
     async def settled(self) -> None:
         """The next settlement has been answered."""
@@ -167,7 +172,7 @@ class QuotaBench:
 
     async def cell(self, limits: int, requests: int) -> Cell:
         """One plan beside this many keys: alone, one after the other, then many at once."""
-        sample = self._sample(limits)
+        self._quota, sample = self._new_quota(), self._sample(limits)
         callers = [sample[n % len(sample)] for n in range(requests)]
         held: list[Reservation] = []
 

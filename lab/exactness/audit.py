@@ -57,7 +57,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     wrong: int
     """Refusals without cause."""
     used: float
-    """The part of the limit that was used while demand lasted, by what may have been."""
+    """The part of the limit that was used while demand lasted, by what may have been; of a window that is longer than
+    the run, what was used in the end."""
 
     @property
     def over(self) -> int:
@@ -90,7 +91,9 @@ def audit_window(asks: Sequence[Ask], cap: int, window_s: float, bucket_s: float
         asked=sum(ask.units for ask in asks) / cap / max(length / window_s, 1.0),
         fullest=fullest,
         wrong=wrong,
-        used=statistics.median(held) * window_s / (window_s + bucket_s) if held else 0.0,
+        used=(statistics.median(held) if length > window_s else held[-1]) * window_s / (window_s + bucket_s)
+        if held
+        else 0.0,
     )
 
 

@@ -20,6 +20,8 @@ class Seen(msgspec.Struct, kw_only=True):
 
     sent: float
     """Before the first byte went out."""
+    connected: bool = True
+    """False: nobody listened, nothing was sent."""
     first: float | None = None
     """When the first byte of an answer was in hand; None: there was none."""
     last: float
@@ -83,7 +85,9 @@ class Line:
         answer = _Answer()
         try:
             async with asyncio.timeout(TIMEOUT_S):
+                seen.connected = False
                 reader, writer = await self._connected()
+                seen.connected = True
                 seen.sent = time.monotonic()
                 writer.write(head + data)
                 await self._hear(reader, answer, seen, leave_after)

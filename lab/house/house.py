@@ -76,7 +76,7 @@ class House:
         self.redis.start()
         self.upstream.start()
         self._listener.close()
-        await asyncio.to_thread(migrate, self.database_url)
+        migrate(self.database_url)  # not in a thread: Alembic keeps its context in its module, for one at a time
         for one in (*self.gateways, *self.workers.values()):
             one.start()
         await asyncio.gather(*(gateway.ready() for gateway in self.gateways))

@@ -38,6 +38,10 @@ class Program:
         assert self._process is not None
         return self._process.pid
 
+    def run_as(self, command: Sequence[str | Path]) -> None:
+        """Another command from the next start on."""
+        self._command = command
+
     def start(self) -> None:
         """Raises BenchError where it cannot be started."""
         with self.log.open("ab") as output:

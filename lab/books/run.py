@@ -1,0 +1,303 @@
+"""One run: clients, and meanwhile every death that there is; then the books are opened."""
+
+import asyncio
+import hashlib
+import hmac
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+
+from gateway.storage.tables import request_event
+from lab.bench.errors import BenchError
+from lab.books.accounts import differences
+from lab.books.judge import COSTS, Judged, Row, judge
+from lab.books.mix import Wish, wish
+from lab.books.mortal import POINTS
+from lab.house.client import Line, Seen
+from lab.house.house import PEPPER, Gateway, House
+from lab.house.postgres import PostgresServer, find_postgres
+from lab.house.redis import RedisHouse
+from lab.house.upstream import Truth
+
+GATEWAYS, CLIENTS = 3, 48
+ORGANISATIONS, KEYS = 3, 6
+PLAN = "books"
+LIMITS = [
+    {"measure": "requests", "limit": 10**6, "at": "key"},
+    {"measure": "tokens", "limit": 10**9, "at": "principal"},
+    {"measure": "tokens", "per": "day", "limit": 10**9, "at": "project"},
+    {"measure": "concurrency", "limit": 10**4, "at": "organisation"},
+    {"measure": "cost", "limit": 10**8, "at": "organisation"},
+    {"measure": "cost", "limit": 10**8, "at": "key"},
+]
+SETTINGS = {
+    "CATFLAP_PARTITIONS": "8",
+    "CATFLAP_FIRST_TOKEN_TIMEOUT_S": "1.5",
+    "CATFLAP_TOKEN_TIMEOUT_S": "1",
+    "CATFLAP_DRAIN_TIMEOUT_S": "2",
+    "CATFLAP_REDIS_TIMEOUT_MS": "1000",
+    "CATFLAP_ACCESS_LOG": "false",
+}
+AT_REST_S = 60.0
+"""Longer than a dead gateway's reservations live, and the ledger needs."""
+SAFE_S = 2.5
+"""Redis may lose its last second, and gateways that live say it again: so none dies around the death of Redis."""
+
+AHEAD = 0.15
+"""Clients wait for a fault when they are so far ahead of its place: each of them is to meet requests."""
+
+Say = Callable[[str], None]
+
+
+class Books(msgspec.Struct, frozen=True, kw_only=True):
+    """The judgement on a whole run."""
+
+    judged: list[Judged]
+    left_over: list[str]
+    """What is still held in Redis, by key."""
+    differences: list[str]
+    """Between rows, roll-ups, spend, and Redis's budgets."""
+    strangers: int
+    """Rows that belong to no request."""
+    deaths: dict[str, int]
+    seconds: float
+
+    @property
+    def in_flight(self) -> list[Judged]:
+        """Requests whose gateway was killed under them."""
+        return [one for one in self.judged if one.in_flight]
+
+    @property
+    def problems(self) -> list[str]:
+        """None when the books balance."""
+        found = [one.problem for one in self.judged if one.problem]
+        found += [f"{key} is left over" for key in self.left_over] + self.differences
+        return found + ([f"{self.strangers} rows belong to no request"] if self.strangers else [])
+
+    def json(self) -> str:
+        """All of it."""
+        return msgspec.json.encode(self).decode()
+
+
+def run(*, requests: int, deaths: int, seed: int = 1, say: Say = lambda line: None) -> Books:
+    """So many requests, and about so many gateways killed under them. Raises BenchError."""
+    return asyncio.run(run_async(requests=requests, deaths=deaths, seed=seed, say=say))
+
+
+async def run_async(*, requests: int, deaths: int, seed: int, say: Say) -> Books:
+    """`run` in an event loop that is there already."""
+    binaries = find_postgres()
+    if binaries is None:
+        raise BenchError("PostgreSQL is missing (initdb, pg_ctl); it comes with Debian's package postgresql.")
+    began = time.monotonic()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cf-books-")))
+        postgres = PostgresServer(binaries, Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cf-pg-"))))
+        postgres.create()
+        postgres.start()
+        stack.callback(postgres.stop)
+        house = House(
+            folder,
+            RedisHouse("7.0", folder / "redis", persist=True),
+            plans={PLAN: LIMITS},
+            gateways=GATEWAYS,
+            database_url=postgres.fresh(),
+            costs=COSTS,
+            settings=SETTINGS,
+        )
+        try:
+            trial = Trial(house, postgres, requests, deaths, random.Random(seed), say)
+            await trial.run()
+            return await trial.books(time.monotonic() - began)
+        finally:
+            await house.stop()
+
+
+class Trial:
+    """The clients and the deaths of one run."""
+
+    def __init__(
+        self, house: House, postgres: PostgresServer, requests: int, deaths: int, chance: random.Random, say: Say
+    ) -> None:
+        self._house = house
+        self._postgres = postgres
+        self._requests = requests
+        self._between_deaths = max(2, requests // max(deaths, 1))
+        self._chance = chance
+        self._say = say
+        self._calm = house.folder / "calm"
+        self._lives: Counter[str] = Counter()
+        self._numbers = iter(range(requests))
+        self._log: list[tuple[Wish, Seen]] = []
+        self._tokens: list[str] = []
+        self._digests: dict[str, str] = {}
+        self._organisations: list[str] = []
+        self._most = 0
+        self._over = False
+
+    async def run(self) -> None:
+        """Everything from the first request to the last, and until nothing is under way any more."""
+        for gateway in self._house.gateways:
+            self._arm(gateway)
+        await self._house.start()
+        for number in range(KEYS):
+            names = (f"org {number % ORGANISATIONS}", "web", f"person {number}")
+            issued = await self._house.key(*names, PLAN)
+            self._tokens.append(issued.token)
+            self._organisations.append(issued.record.organisation)
+        keepers = [asyncio.create_task(self._keep(gateway)) for gateway in self._house.gateways]
+        faults = asyncio.create_task(self._faults())
+        await asyncio.gather(*(self._client() for _ in range(CLIENTS)))
+        self._calm.touch()
+        await faults
+        self._over = True
+        await asyncio.gather(*keepers)
+        self._say(f"{len(self._log)} requests asked; waiting for the books to come to rest")
+        await self._at_rest()
+
+    async def _client(self) -> None:
+        lines = [Line(gateway.port) for gateway in self._house.gateways]
+        for number in self._numbers:
+            while number >= self._most:  # noqa: ASYNC110 - raised by each fault in turn
+                await asyncio.sleep(0.02)
+            one = wish(number, self._chance, KEYS)
+            self._digests[end_user(self._organisations[one.key], one.name)] = one.name
+            seen = await self._ask(self._chance.choice(lines), one)
+            while not seen.connected:
+                await asyncio.sleep(0.1)
+                seen = await self._ask(self._chance.choice(lines), one)
+            self._log.append((one, seen))
+        for line in lines:
+            line.close()
+
+    async def _ask(self, line: Line, one: Wish) -> Seen:
+        token = self._tokens[one.key]
+        return await line.post("/v1/completions", token, one.body(), leave_after=one.leave_after)
+
+    def _arm(self, gateway: Gateway) -> None:
+        """The next life of this gateway ends at the next of the points."""
+        point = POINTS[sum(self._lives.values()) % len(POINTS)]
+        self._lives[point] += 1
+        after = round(self._between_deaths * self._chance.uniform(0.5, 1.5))
+        gateway.run_as([sys.executable, "-m", "lab.books.mortal", point, str(after), str(self._calm)])
+
+    async def _keep(self, gateway: Gateway) -> None:
+        """Start it again whenever it has died."""
+        while not self._over or not gateway.alive:
+            if not gateway.alive:
+                self._arm(gateway)
+                gateway.start()
+            await asyncio.sleep(0.05)
+
+    async def _faults(self) -> None:
+        """What dies from outside, in turn, as the run goes on."""
+        house = self._house
+        steps: list[tuple[float, str, Callable[[], Any]]] = [
+            (0.10, "a gateway is killed", lambda: self._kill_gateway(0)),
+            (0.20, "Redis is killed", self._kill_redis),
+            (0.40, "the ledger is killed", lambda: self._restart(house.workers["ledger"])),
+            (0.50, "the database is stopped", self._stop_database),
+            (0.65, "the reclaimer is killed", lambda: self._restart(house.workers["reclaimer"])),
+            (0.75, "Redis is killed", self._kill_redis),
+            (0.90, "a gateway is killed", lambda: self._kill_gateway(1)),
+        ]
+        for at, what, act in steps:
+            self._most = round((at + AHEAD) * self._requests)
+            while len(self._log) < at * self._requests:  # noqa: ASYNC110 - counted up by many clients
+                await asyncio.sleep(0.02)
+            self._say(f"{len(self._log)} requests: {what}")
+            self._lives[what] += 1
+            await act()
+        self._most = self._requests
+
+    async def _kill_gateway(self, number: int) -> None:
+        self._house.gateways[number].kill()
+
+    async def _kill_redis(self) -> None:
+        (redis,) = self._house.redis.nodes
+        self._calm.touch()
+        await asyncio.sleep(SAFE_S)
+        redis.kill()
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(redis.start)
+        await asyncio.sleep(SAFE_S)
+        self._calm.unlink()
+
+    async def _stop_database(self) -> None:
+        await asyncio.to_thread(self._postgres.stop)
+        await asyncio.sleep(1.0)
+        await asyncio.to_thread(self._postgres.start)
+
+    async def _restart(self, worker: Any) -> None:
+        worker.kill()
+        await asyncio.sleep(0.5)
+        worker.start()
+
+    async def _at_rest(self) -> None:
+        """Nothing held, nothing in the streams; or time is up, and then the books say so."""
+        deadline = time.monotonic() + AT_REST_S
+        while held(self._house) or unread(self._house):
+            if time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.2)
+
+    async def books(self, seconds: float) -> Books:
+        """Open them."""
+        rows = await self._rows()
+        truths = read_truths(self._house.truths)
+        judged = [judge(one, seen, rows.get(one.name, ()), truths.get(one.name, ())) for one, seen in self._log]
+        return Books(
+            judged=judged,
+            left_over=held(self._house),
+            differences=await differences(self._house),
+            strangers=len(rows.get("", ())),
+            deaths=dict(self._lives),
+            seconds=seconds,
+        )
+
+    async def _rows(self) -> Mapping[str, Sequence[Row]]:
+        """The ledger's rows by the request that they belong to; '' for those of none."""
+        async with self._house.database.read() as connection:
+            found = (await connection.execute(select(request_event))).mappings().all()
+        rows: dict[str, list[Row]] = {}
+        for row in found:
+            name = self._digests.get(str(row["end_user"]), "")
+            rows.setdefault(name, []).append(Row(**{field: row[field] for field in Row.__struct_fields__}))
+        return rows
+
+
+def end_user(organisation: str, name: str) -> str:
+    """The digest under which the ledger knows a `user`, made once more from its description."""
+    return hmac.new(PEPPER.encode(), f"{organisation}\0{name}".encode(), hashlib.sha256).hexdigest()[:24]
+
+
+def read_truths(path: Path) -> dict[str, list[Truth]]:
+    """What the upstream wrote down, by request."""
+    truths: dict[str, list[Truth]] = {}
+    for line in path.read_bytes().splitlines():
+        truth = msgspec.json.decode(line, type=Truth)
+        truths.setdefault(truth.id, []).append(truth)
+    return truths
+
+
+def held(house: House) -> list[str]:
+    """Redis's keys that still hold a request: reservations, leases, slots."""
+    with house.redis.client() as client:
+        names = [name for kind in ("held", "lease", "slots:*") for name in client.scan_iter(f"cf:*:{kind}")]
+        sizes = {name: client.hlen(name) if name.endswith(b":held") else client.zcard(name) for name in names}
+    return sorted(f"{name.decode()} ({size})" for name, size in sizes.items() if size)
+
+
+def unread(house: House) -> int:
+    """Events that the ledger has not taken off the streams."""
+    with house.redis.client() as client:
+        return sum(client.xlen(name) for name in client.scan_iter("cf:*:events"))

@@ -10,7 +10,7 @@ from gateway.core.event import Outcome, RequestEvent
 from gateway.core.prompt import Prompt
 from gateway.core.reservation import Reservation
 from gateway.dataplane.exchange import Exchange
-from gateway.fleet.models import ServedModel
+from gateway.fleet.models import Served
 from gateway.limits.plans import Limit
 from gateway.telemetry.log import AccessLine
 
@@ -49,7 +49,7 @@ class Call:
         self.endpoint = endpoint
         self.caller: Caller | None = None
         self.prompt: Prompt | None = None
-        self.model: ServedModel | None = None
+        self.model: Served | None = None
         self.limits: tuple[Limit, ...] = ()
         self.texts: tuple[str, ...] = ()
         self.max_tokens = 0

@@ -6,14 +6,10 @@ from gateway.core.errors import ApiError, InternalError, RequestTimeout, Unavail
 from gateway.core.event import Outcome
 from gateway.core.reservation import Denial
 from gateway.dataplane.call import Call, digest_end_user
-from gateway.dataplane.endpoints import EndpointKind
 from gateway.dataplane.exchange import Exchange
-from gateway.dataplane.generation import open_choices
+from gateway.dataplane.kinds import EndpointKind
 from gateway.dataplane.limits import denied, limit_headers
-from gateway.dataplane.measure import measure
-from gateway.dataplane.relay import relay
 from gateway.dataplane.services import Services
-from gateway.fleet.router import Asked
 from gateway.identity.bearer import bearer_token
 from gateway.identity.directory import Known
 from gateway.quota.connection import RedisRefused, RedisUnavailable
@@ -48,19 +44,12 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
     body = await call.exchange.body(services.bounds.body_bytes)
     call.model, call.prompt = kind.parse(body, services.models)
     call.texts = call.model.render(call.prompt)
-    call.choices = call.prompt.n * len(call.texts)
+    call.choices = call.prompt.n * len(call.texts) or 1
     default, call.limits = services.plans.of(call.caller)
-    call.max_tokens, call.tokens = await measure(call.prompt, call.texts, call.model, default, call.limits)
+    call.max_tokens, call.tokens = await kind.measure(call.prompt, call.texts, call.model, default, call.limits)
     await _admit(services, call)
     await _check_epoch(services, call, token, known)
-    asked = Asked(call.prompt.sampling, call.max_tokens, call.exchange.header(b"traceparent"))
-    call.routes = [[] for _ in range(call.choices)]
-    choices = await open_choices(services.router, call.model, call.texts, call.prompt.n, asked, call.routes)
-    try:
-        await relay(kind, call, choices, lambda: _settle(services, call, "completed"))
-    finally:
-        for choice in choices:
-            choice.close()
+    await kind.answer(services, call, lambda: _settle(services, call, "completed"))
 
 
 async def _admit(services: Services, call: Call) -> None:

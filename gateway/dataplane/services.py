@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gateway.dataplane.limits import Plans
 from gateway.fleet.health import Health
-from gateway.fleet.models import ServedModel
+from gateway.fleet.models import Served
 from gateway.fleet.router import Router
 from gateway.identity.directory import Directory
 from gateway.quota.connection import RedisConnection
@@ -30,7 +30,7 @@ class Services:
     pepper: bytes
     directory: Directory
     plans: Plans
-    models: dict[str, ServedModel]
+    models: dict[str, Served]
     health: Health
     router: Router
     redis: RedisConnection

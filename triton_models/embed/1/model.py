@@ -42,5 +42,5 @@ class TritonPythonModel:
     def _embedding(self, text: str) -> Floats:
         tokens = self._vocabulary.encode(text) or [self._vocabulary.end]
         mean = plain_states(self._weights, tokens).mean(0, dtype=np.float32)
-        length = np.linalg.norm(mean)
-        return mean / length if length else mean
+        embedding: Floats = mean / np.linalg.norm(mean)
+        return embedding

@@ -33,7 +33,8 @@ def plain_states(weights: Weights, tokens: Sequence[int]) -> Floats:
             attended[:, part] = scores @ mixed[:, 2 * width :][:, part] / scores.sum(-1, keepdims=True)
         x = x + attended @ layer.out
         x = x + np.square(np.maximum(_norm(x) @ layer.up, 0)) @ layer.down
-    return x
+    states: Floats = x
+    return states
 
 
 def _norm(x: Floats) -> Floats:

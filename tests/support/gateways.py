@@ -46,6 +46,8 @@ TIMEOUTS = {
     "CATFLAP_DRAIN_TIMEOUT_S": "2",
 }
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+CHARGE = {"request": 100, "element": 10}
+"""Of the tensor models, which double a vector of numbers."""
 PLANS: dict[str, list[tuple[str, int]]] = {
     "open": [],
     "wide": [("requests", 1000), ("tokens", 1_000_000)],
@@ -89,8 +91,12 @@ class Gateway:
                 self.kill()
 
     async def get(self, path: str, token: str | None = None, **headers: str) -> Answer:
+        return await self.request("GET", path, token, **headers)
+
+    async def request(self, method: str, path: str, token: str | None = None, **headers: str) -> Answer:
+        """A request without a body."""
         given = {"Authorization": f"Bearer {token}"} if token else {}
-        return await exchange(self.port, request_bytes(path, method="GET", headers={**given, **headers}))
+        return await exchange(self.port, request_bytes(path, method=method, headers={**given, **headers}))
 
     async def post(self, path: str, token: str | None, body: object, **headers: str) -> Answer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -216,6 +222,10 @@ def write_files(folder: Path, ports: Sequence[int]) -> None:
         "models": [
             {"name": "demo", "endpoints": ["e0", "e1"], **model},
             {"name": "solo", "endpoints": ["e0"], **model},
+        ],
+        "tensor_models": [
+            {"name": "doubler", "triton": {"name": "doubler"}, "endpoints": ["e0", "e1"], "charge": CHARGE},
+            {"name": "lone", "triton": {"name": "doubler"}, "endpoints": ["e0"], "charge": CHARGE},
         ],
     }
     (folder / "fleet.yaml").write_text(json.dumps(fleet))

@@ -20,11 +20,11 @@ from gateway.wire.reading import LONGEST_NAME, decode
 MAX_TENSORS = 64
 """Inputs, and outputs, of one request."""
 MAX_DIMENSIONS = 16
-MAX_STRINGS = 65_536
+MAX_STRINGS = 16_384
 """Elements of one BYTES tensor."""
-MAX_JSON_BYTES = 1 << 20
+MAX_JSON_BYTES = 256 << 10
 """JSON in a request: reading numbers in words takes its time on the event loop, raw data takes none."""
-MAX_JSON_ELEMENTS = 262_144
+MAX_JSON_ELEMENTS = 65_536
 """Numbers and strings that an answer spells out."""
 
 Scalar = str | bool | int | float

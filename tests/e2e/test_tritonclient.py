@@ -44,6 +44,8 @@ TRITONS_ROUTES = [
     ("POST", "/v2/models/demo/versions/1/generate"),
     ("POST", "/v2/models/demo/versions/1/generate_stream"),
     ("POST", "/v2/models/demo/trace/setting"),
+    ("POST", "/v2/models/demo/load"),
+    ("POST", "/v2/models/demo/unload"),
     ("POST", "/v2/trace/setting"),
     ("POST", "/v2/logging"),
     ("POST", "/v2/repository/index"),

@@ -15,6 +15,9 @@ from gateway.core.tensor import ITEM_BYTES, Tensor, unpack_strings
 from gateway.fleet.tensors import BrokenTensors
 from gateway.wire.kserve_infer import Scalar
 
+MAX_STRINGS = 1 << 18
+"""Strings of one output: each is looked at here."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -90,6 +93,8 @@ def _tensors(body: bytes, header_length: int | None) -> list[Tensor]:
 def _check(tensor: Tensor, *, whole: bool) -> None:
     """Raises BrokenTensors."""
     if tensor.datatype == "BYTES":
+        if tensor.elements > MAX_STRINGS:
+            raise BrokenTensors("too many strings")
         try:
             unpack_strings(tensor.data, tensor.elements)
         except ValueError as problem:

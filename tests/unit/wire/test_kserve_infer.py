@@ -100,8 +100,9 @@ NUMBERS = {
     **{kind: st.integers(-(2 ** (8 * size - 1)), 2 ** (8 * size - 1) - 1)
        for kind, size in ITEM_BYTES.items() if kind.startswith("INT")},
     **{kind: st.integers(0, 2 ** (8 * size) - 1) for kind, size in ITEM_BYTES.items() if kind.startswith("UINT")},
-    **{kind: st.floats(width=width, allow_nan=False, allow_infinity=False)
-       for kind, width in (("FP16", 16), ("FP32", 32), ("FP64", 64))},
+    "FP16": st.floats(width=16, allow_nan=False, allow_infinity=False),
+    "FP32": st.floats(width=32, allow_nan=False, allow_infinity=False),
+    "FP64": st.floats(width=64, allow_nan=False, allow_infinity=False),
 }  # fmt: skip
 
 
@@ -193,7 +194,7 @@ def test_a_header_length_that_is_none_is_refused(length: bytes) -> None:
         ((("a", "INT32", [2**31 - 1, 2**31 - 1], bytes(8)),), "has 8 bytes"),
         ((("a", "BYTES", [2], pack_strings([b"x"])),), "fewer strings"),
         ((("a", "BYTES", [1], pack_strings([b"x", b"y"])),), "more data"),
-        ((("a", "BYTES", [65_537], bytes(4)),), "at most 65536"),
+        ((("a", "BYTES", [16_385], bytes(4)),), "at most 16384"),
     ],
 )
 def test_raw_data_must_be_what_the_shape_says(given: tuple[Any, ...], words: str) -> None:

@@ -24,6 +24,7 @@ from gateway.dataplane.services import Services
 from gateway.fleet.adapters.tensors import Asked
 from gateway.fleet.models import Served, ServedTensors
 from gateway.fleet.signature import Signature
+from gateway.fleet.tokens import count_each
 from gateway.limits.plans import Limit
 from gateway.wire.embeddings import MAX_TEXTS
 from gateway.wire.kserve_infer import InferRequest, decode_infer, encode_infer, pack_numbers
@@ -165,18 +166,13 @@ async def measure_tensors(
     prompt: Prompt, texts: tuple[str, ...], model: ServedTensors, _default: int, limits: tuple[Limit, ...]
 ) -> tuple[int, int]:
     """(0, tokens to reserve), which are those that are charged. Raises ContextLengthExceeded, TooLargeForPlan."""
-    text_tokens = 0
-    for text in texts:
-        assert model.counter is not None
-        count = await model.counter.count(text)
-        if count > (model.entry.context_tokens or count):
-            raise ContextLengthExceeded(
-                f"This model reads at most {model.entry.context_tokens} tokens of a text; one of yours has {count}.",
-                param="input",
-            )
-        text_tokens += count
-        await asyncio.sleep(0)  # others may go on between many short texts
-    tokens = model.charge(prompt.tensors, text_tokens)
+    counts = await count_each(model.counter, texts) if model.counter is not None else []
+    context, longest = model.entry.context_tokens, max(counts, default=0)
+    if context is not None and longest > context:
+        raise ContextLengthExceeded(
+            f"This model reads at most {context} tokens of a text; one of yours has {longest}.", param="input"
+        )
+    tokens = model.charge(prompt.tensors, sum(counts))
     room = min((limit.cap for limit in limits if limit.measure == "tokens"), default=tokens)
     if tokens > room:
         raise TooLargeForPlan(

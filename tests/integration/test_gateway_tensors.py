@@ -11,7 +11,7 @@ import pytest
 from tests.support.eventually import eventually
 from tests.support.gateways import CHARGE, MAX_BODY, World, in_the_world
 from tests.support.http import Answer
-from tests.support.triton import FakeTriton, Inference
+from tests.support.triton import FakeTriton, Generation, Inference, event
 
 pytestmark = in_the_world
 
@@ -225,3 +225,87 @@ async def test_other_methods_are_refused_in_kserves_words(world: World, method: 
     assert answer.status == status
     assert isinstance((await answer.json())["error"], str)
     assert (status == 405) == ("allow" in answer.headers)
+
+
+# -- generate on text models
+
+
+async def generate(world: World, token: str, *, stream: bool = False, **fields: Any) -> Answer:
+    body = {"text_input": "hi", "max_tokens": 20, **fields}
+    return await world.gateway.post(f"/v2/models/solo/generate{'_stream' if stream else ''}", token, body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_generate_reaches_triton_as_a_completion_does_and_is_recorded_like_one(
+    world: World, stream: bool
+) -> None:
+    key = await world.key("wide")
+    fields = {"sampling_parameters": '{"temperature": 0.5, "seed": 3}', "return_num_output_tokens": True}
+    answer = await generate(world, key.token, stream=stream, **fields)
+    await answer.body()
+    completion = {"model": "solo", "prompt": "hi", "max_tokens": 20, "temperature": 0.5, "seed": 3}
+    await (await world.gateway.post("/v1/completions", key.token, completion)).body()
+    ours, other = world.tritons[0].generations
+    assert ours.request == other.request
+    records = await eventually_two(world, key)
+    told = [
+        (one.endpoint, one.stream, one.prompt_tokens, one.completion_tokens, one.reserved_tokens) for one in records
+    ]
+    assert told == [("generate", stream, 5, 2, 22), ("completions", False, 5, 2, 22)]
+    assert int(answer.headers["x-ratelimit-limit-tokens"]) == 1_000_000
+
+
+async def eventually_two(world: World, key: Any) -> list[Any]:
+    async def two() -> list[Any]:
+        found = await world.events(key)
+        return found if len(found) == 2 else []
+
+    return await eventually(two, what="two events")
+
+
+async def test_an_error_in_mid_stream_is_one_frame_in_kserves_words_and_what_came_is_charged(world: World) -> None:
+    async def break_off(generation: Generation) -> None:
+        await generation.send(event("Hello"), event(" there"))
+        await generation.send({"error": "insides of Triton"})
+
+    world.tritons[0].behave = break_off
+    key = await world.key("wide")
+    answer = await generate(world, key.token, stream=True)
+    frames = [json.loads(data) async for data in answer.events()]
+    assert [frame.get("text_output") for frame in frames] == ["Hello", " there", None]
+    assert frames[-1]["error"] == "The model's server failed while it answered."
+    record = await world.event(key)
+    assert (record.outcome, record.completion_tokens) == ("failed", 2)
+
+
+async def test_a_client_that_leaves_generate_cuts_the_generation_off(world: World) -> None:
+    async def one_word(generation: Generation) -> None:
+        await generation.send(event("Hello"))
+        await generation.gone.wait()
+
+    world.tritons[0].behave = one_word
+    key = await world.key("wide")
+    answer = await generate(world, key.token, stream=True)
+    await anext(answer.events())
+    answer.leave()
+    await asyncio.wait_for(world.tritons[0].generations[0].gone.wait(), 2)
+    record = await world.event(key)
+    assert (record.outcome, record.completion_tokens) == ("cancelled", 1)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"max_tokens": 900},
+        {"max_tokens": None, "parameters": {"max_tokens": 900}},
+        {"max_tokens": None, "sampling_parameters": '{"max_tokens": 900}'},
+        {"text_input": "x" * 700},
+        {"text_input": ["x" * 700]},
+    ],
+)
+async def test_generate_cannot_ask_for_more_than_its_key_may_ever_have(world: World, fields: dict[str, Any]) -> None:
+    """Field notes, section 3, item 15: wherever the cap stands, however the text is spelt."""
+    key = await world.key("seven_hundred_tokens")
+    answer = await generate(world, key.token, **fields)
+    assert (answer.status, (await answer.json())["code"]) == (400, "request_exceeds_limit")
+    assert not world.tritons[0].generations

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.errors import ContextLengthExceeded, InvalidRequest, TooLargeForPlan
+from gateway.core.errors import ContextLengthExceeded, InvalidRequest, TooLargeForPlan, UpstreamFailed
 from gateway.core.prompt import Prompt
 from gateway.core.tensor import ITEM_BYTES, Tensor, pack_strings
+from gateway.dataplane import tensors
 from gateway.dataplane.tensors import check_inputs, measure_tensors, tensor_prompt
 from gateway.fleet.file import Charge, TensorModel, TritonModel
 from gateway.fleet.health import Health
@@ -119,3 +120,15 @@ def test_the_neutral_prompt_shows_limits_and_policies_the_texts_of_a_model_that_
     tensor = strings("s", b"hello")
     assert tensor_prompt("infer", "m", (tensor,), served(tokenizer=True)).texts == ("hello",)
     assert tensor_prompt("infer", "m", (tensor,), served()) == Prompt(endpoint="infer", model="m", tensors=(tensor,))
+
+
+def test_one_response_of_a_stream_shows_its_wanted_outputs_under_the_public_name() -> None:
+    response = b'{"model_name":"insides","model_version":"3","out":[1],"other":2}'
+    assert tensors._frame("mine", {"out": None}, response) == b'data: {"model_name":"mine","out":[1]}\n\n'
+
+
+@pytest.mark.parametrize("response", [b'{"error":"insides"}', b"insides", b"[1]", b"\xff"])
+def test_a_response_that_is_an_error_or_none_is_told_in_our_words(response: bytes) -> None:
+    with pytest.raises(UpstreamFailed) as failed:
+        tensors._frame("mine", {"out": None}, response)
+    assert "insides" not in failed.value.message

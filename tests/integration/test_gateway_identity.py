@@ -117,7 +117,7 @@ async def test_a_token_is_served_like_a_key_and_its_bearer_is_in_the_record(worl
     assert answer.headers["x-ratelimit-limit-requests"] == "1000"
     await answer.body()
     listed = await world.gateway.get("/v1/models", token)
-    assert [model["id"] for model in (await listed.json())["data"]] == ["demo", "solo"]
+    assert [model["id"] for model in (await listed.json())["data"][:2]] == ["demo", "solo"]
     await eventually(lambda: "jwt:corp:prin_" in world.gateway.log.read_text(), what="the access line")
     text = world.gateway.log.read_text()
     for part in token.split("."):

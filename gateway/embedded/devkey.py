@@ -35,8 +35,9 @@ async def _honoured(database: Database, peppers: list[bytes], token: str) -> boo
         return False
     async with database.read() as connection:
         row = await find_key(connection, key_id)
-    good = row is not None and row["revoked_at_ms"] is None
-    return good and any(matches(pepper, token, row["digest"]) for pepper in peppers)
+    if row is None or row["revoked_at_ms"] is not None:
+        return False
+    return any(matches(pepper, token, row["digest"]) for pepper in peppers)
 
 
 def _keep(file: Path, token: str) -> None:

@@ -63,7 +63,7 @@ class Directory:
         held = self._cache.get(claimed_id(token))
         # The id only finds the entry; the digest of the whole token decides. A cache that answers to a part of the
         # token lets in whoever knows that part (CVE-2026-35030).
-        if held is None or not self._peppers.opens(held, token, self._now_ms()):
+        if held is None or not self._peppers.opens(held, token, self._now_ms):
             return None
         return held if self._fresh(held) and not self._expired(held) else None
 

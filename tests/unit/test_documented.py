@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 from gateway.cli import COMMANDS
 from gateway.core import errors
 from gateway.fleet.file import fleet_schema
+from gateway.identity.issuers import issuers_schema, parse_issuers
 from gateway.limits.plans import parse_plan, plan_schema
 from gateway.settings import Settings
 from gateway.telemetry import metrics
@@ -52,7 +53,11 @@ def test_every_command_is_in_the_readme_or_the_operations_page() -> None:
 
 @pytest.mark.parametrize(
     ("path", "schema"),
-    [("triton_models/fleet.schema.json", fleet_schema()), ("policies/plans/plan.schema.json", plan_schema())],
+    [
+        ("triton_models/fleet.schema.json", fleet_schema()),
+        ("policies/plans/plan.schema.json", plan_schema()),
+        ("policies/issuers.schema.json", issuers_schema()),
+    ],
 )
 def test_the_published_schemas_are_those_of_the_code(path: str, schema: object) -> None:
     assert json.loads((ROOT / path).read_text()) == json.loads(json.dumps(schema))
@@ -63,3 +68,19 @@ def test_the_shipped_plans_load_under_their_own_names() -> None:
     plans = {path.stem: parse_plan(path.read_bytes(), path.name) for path in folder.glob("*.yaml")}
     assert set(plans) == {"free", "standard", "unlimited"}
     assert all(plan.metadata.id == name for name, plan in plans.items())
+
+
+def test_the_issuers_file_in_the_readme_can_be_used() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (text,) = [block for block in blocks if "kind: Issuers" in block]
+    assert [issuer.name for issuer in parse_issuers(text.encode(), "README.md")] == ["corp"]
+
+
+def test_each_known_failure_names_tests_that_exist() -> None:
+    table = [line for line in (DOCS / "security.md").read_text().splitlines() if line.startswith("| ")][1:]
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(table) > 15
+    for line in table:
+        named = re.findall(r"`(test_\w+)`", line)
+        assert named, line
+        assert not [name for name in named if f"def {name}(" not in code]

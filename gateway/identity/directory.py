@@ -19,7 +19,7 @@ from gateway.identity.cache import KeyCache, Known
 from gateway.identity.keys import PREFIX, claimed_id, parse_token
 from gateway.identity.loads import MAX_LOADS, MESSAGE, REFUSAL_S, Loads, Subject, cache_id
 from gateway.identity.pepper import Peppers
-from gateway.identity.tokens import Verifier
+from gateway.identity.tokens import Verifier, is_token
 from gateway.storage.database import Database
 
 __all__ = ["Directory", "Known"]
@@ -100,7 +100,7 @@ class Directory:
 
     async def _subject(self, token: str) -> Subject:
         """Whom the token claims (a key, to be held against its digest) or proves (a signature) to be."""
-        if self._verifier is not None and not token.startswith(PREFIX):
+        if self._verifier is not None and is_token(token):
             return (await self._verifier.verify(token)).identity
         key_id = parse_token(token)
         if key_id is None:

@@ -21,7 +21,12 @@ UNIX_PATH_LIMIT = 100  # sun_path holds 108 bytes, a few of which redis-server u
 class Settings(BaseSettings):
     """Names are the environment variables less their prefix. Times carry their unit in the name."""
 
-    model_config = SettingsConfigDict(env_prefix="CATFLAP_", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CATFLAP_",
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
     data_dir: Path = Field(
         default=Path("var"), description="Where this machine keeps its database, keys, sockets and logs."

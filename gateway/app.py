@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,8 +19,10 @@ from gateway.fleet.models import load_models
 from gateway.fleet.router import Router
 from gateway.fleet.transports.client import Timeouts
 from gateway.identity.directory import Directory
-from gateway.quota.connection import RedisConnection
+from gateway.quota.gateways import Gateways
 from gateway.quota.keeper import Quota
+from gateway.quota.local import LocalLimits
+from gateway.quota.open import open_redis
 from gateway.settings import Settings
 from gateway.storage.database import connect
 from gateway.telemetry import log, metrics
@@ -40,9 +43,11 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
     fleet = read_fleet(settings.fleet)
     models, plans = load_models(fleet), Plans.read(settings.policies / "plans")
     database = connect(settings.database(), timeout_s=settings.database_timeout_s)
-    redis = RedisConnection(
+    redis = open_redis(
         settings.redis(), timeout_s=settings.redis_timeout_ms / 1000, on_dropped=metrics.settlements_dropped.inc
     )
+    gateways = Gateways(redis, secrets.token_hex(8))
+    local = LocalLimits(lambda: gateways.part) if settings.redis_away == "local" else None
     pepper = settings.pepper_bytes()
     directory = Directory(
         database,
@@ -62,7 +67,7 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         health=health,
         router=Router(fleet, health, timeouts),
         redis=redis,
-        quota=Quota(redis, settings.partitions, on_late=metrics.settlements_late.inc),
+        quota=Quota(redis, settings.partitions, local=local, on_late=metrics.settlements_late.inc),
         tally=Tally(),
         access_log=AccessLog(enabled=settings.access_log),
     )
@@ -72,6 +77,8 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         for work in (
             health.watch(),
             services.quota.keep_leases(),
+            services.quota.keep_confirmed(),
+            gateways.keep_beating(),
             services.tally.keep_folding(),
             _keep_gauges(services),
         )
@@ -84,6 +91,7 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await services.router.close()
+        gateways.leave()
         await redis.close()
         await directory.close()
         await database.close()

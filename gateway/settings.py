@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     partitions: int = Field(
         default=64, ge=1, le=4096, description="Redis partitions; never changed on a running system."
     )
+    redis_away: Literal["closed", "local"] = Field(
+        default="closed",
+        description="While Redis is away: closed (503), or local (each gateway enforces its part of every limit).",
+    )
     redis_timeout_ms: int = Field(default=100, ge=1, description="The longest that a request waits for Redis.")
     database_timeout_s: float = Field(
         default=5.0, gt=0, description="The longest that a request waits for the database."

@@ -4,6 +4,8 @@
 pytest_plugins = [
     "tests.support.postgres",
     "tests.support.redis",
+    "tests.support.redis_cluster",
+    "tests.support.redis_sentinel",
     "tests.support.databases",
     "tests.support.gateways",
 ]

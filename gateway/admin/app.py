@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from gateway import __version__
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import NotMigrated, require_head
 

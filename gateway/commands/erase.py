@@ -7,7 +7,7 @@ import typer
 
 from gateway.commands.console import BAD_USAGE, fail, read_settings, warn
 from gateway.commands.key import run
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.settings import Settings
 from gateway.storage.database import Database
 from gateway.storage.erasure import Erasure

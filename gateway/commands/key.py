@@ -13,10 +13,10 @@ import typer
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from gateway.commands.console import BAD_USAGE, fail, read_settings, warn
-from gateway.identity.epoch import connect_redis
 from gateway.identity.issue import KeyRecord, Revoked, issue_key, list_keys, revoke_key, show_key
 from gateway.identity.keys import parse_token
 from gateway.identity.names import BadName
+from gateway.quota.client import connect_redis
 from gateway.settings import Settings
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import NotMigrated, require_head

@@ -22,7 +22,7 @@ from gateway.embedded.launcher import die_with_parent
 from gateway.fleet.file import FleetError, read_fleet
 from gateway.fleet.models import load_models
 from gateway.limits.plans import PlanError
-from gateway.quota.connection import Address
+from gateway.quota.address import parse_redis_url
 from gateway.settings import Settings
 from gateway.storage.database import ASYNC_DRIVERS, driver_url
 from gateway.telemetry import log
@@ -77,9 +77,9 @@ def _check(settings: Settings) -> None:
     """Read the files and addresses once here, so that a mistake in one is told in one sentence, before any worker
     starts."""
     try:
-        Address.parse(settings.redis())
-    except ValueError:
-        fail("CATFLAP_REDIS_URL is no use: it must read redis://, rediss:// or unix:// and a whole address.")
+        parse_redis_url(settings.redis())
+    except ValueError as problem:
+        fail(f"CATFLAP_REDIS_URL {problem}.")
     try:
         driver_url(settings.database(), ASYNC_DRIVERS)
     except ValueError as problem:

@@ -19,6 +19,8 @@ class Delta(msgspec.Struct):
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the prompt's tokens, those that the backend found in its prefix cache, where it says so."""
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
@@ -27,3 +29,5 @@ class Usage(msgspec.Struct):
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Part of `prompt_tokens`."""

@@ -13,6 +13,7 @@
     ├── BodyTooLarge            413
     ├── HeadTooLarge            431  code request_head_too_large
     ├── RateLimited             429  code rate_limit_exceeded
+    ├── InsufficientQuota       429  code insufficient_quota: a budget is spent; retrying does not help
     ├── InternalError           500
     ├── UpstreamFailed          502  code upstream_error
     ├── Unavailable             503  a part that this request needs is gone
@@ -108,6 +109,12 @@ class RateLimited(ApiError):
     status = 429
     type = "requests"
     code = "rate_limit_exceeded"
+
+
+class InsufficientQuota(ApiError):
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
 
 
 class InternalError(ApiError):

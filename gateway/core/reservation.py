@@ -3,17 +3,22 @@
 import msgspec
 
 from gateway.core.caller import Caller
+from gateway.core.delta import Usage
 
 
 class LimitState(msgspec.Struct, frozen=True):
-    """Where one limit stands after a request was admitted or refused."""
+    """Where one limit stands after a request was admitted or refused; a cost's numbers are in thousandths."""
 
     name: str
     measure: str
+    level: str
     cap: int
     remaining: int
     reset_ms: int
-    """Until the limit is whole again, if nothing else is asked."""
+    """Until the limit is whole again, if nothing else is asked; 0 for concurrency, of which nobody can know."""
+    window_ms: int = 0
+    """0 where nothing slides: concurrency, and a cost's calendar month."""
+    model: str | None = None
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -21,8 +26,10 @@ class Reservation(msgspec.Struct, frozen=True):
 
     request: str
     caller: Caller
-    tokens: int
-    epoch: int
+    ceiling: Usage
+    """The most that it may use."""
+    epoch: int | None
+    """Of the organisation's directory entries; None where Redis was away and nobody could say."""
     states: tuple[LimitState, ...]
 
 
@@ -31,5 +38,5 @@ class Denial(msgspec.Struct, frozen=True):
 
     limit: LimitState
     retry_after_ms: int
-    epoch: int
+    epoch: int | None
     states: tuple[LimitState, ...]

@@ -13,11 +13,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.core.caller import Caller
 from gateway.core.errors import ApiError, InternalError, MethodNotAllowed, RouteNotFound
 from gateway.core.ids import request_id
 from gateway.dataplane import pipeline
 from gateway.dataplane.endpoints import CHAT, COMPLETIONS, EndpointKind, find_model
 from gateway.dataplane.exchange import Exchange, error_headers
+from gateway.dataplane.limits import limits_body, limits_unknown
 from gateway.dataplane.services import Services
 from gateway.fleet.models import ServedModel
 from gateway.identity.bearer import bearer_token
@@ -36,6 +38,7 @@ class DataPlane:
         self._services: Services | None = None
         app = Starlette(
             routes=[
+                Route("/v1/limits", self._show_limits),
                 Route("/v1/models", self._list_models),
                 Route("/v1/models/{model:path}", self._show_model),
                 Route("/livez", _live),
@@ -70,17 +73,26 @@ class DataPlane:
             yield
             self._services = None
 
+    async def _show_limits(self, request: Request) -> Response:
+        """The caller's own limits, over all models that it may ask for, and what is left of them."""
+        services, caller = await self._known(request)
+        try:
+            _, states = await services.quota.look(caller, services.plans.all_of(caller, services.models.values()))
+        except (RedisUnavailable, RedisRefused) as problem:
+            raise limits_unknown(problem) from problem
+        return _json(limits_body(states, caller.plan), 200)
+
     async def _list_models(self, request: Request) -> Response:
-        services = await self._known(request)
+        services, _ = await self._known(request)
         return _json({"object": "list", "data": [_model(name, model) for name, model in services.models.items()]})
 
     async def _show_model(self, request: Request) -> Response:
-        services = await self._known(request)
+        services, _ = await self._known(request)
         name = request.path_params["model"]
         return _json(_model(name, find_model(name, services.models)))
 
-    async def _known(self, request: Request) -> Services:
-        """The services, for a caller with a key that is good now. With Redis away the cache's word is taken."""
+    async def _known(self, request: Request) -> tuple[Services, Caller]:
+        """The services, and the caller of a key that is good now. With Redis away the cache's word is taken."""
         assert self._services is not None
         services, header = self._services, request.headers.get("authorization")
         token = bearer_token(header.encode("latin-1") if header is not None else None)
@@ -88,10 +100,10 @@ class DataPlane:
         try:
             epoch = await services.quota.epoch(known.caller.organisation)
         except (RedisUnavailable, RedisRefused):
-            return services
+            return services, known.caller
         if epoch != known.epoch:
-            await services.directory.refresh(token, epoch)
-        return services
+            known = await services.directory.refresh(token, epoch)
+        return services, known.caller
 
     async def _ready(self, _request: Request) -> Response:
         """Ready when Redis answers and some model is served; says of each part how it is."""
@@ -150,8 +162,8 @@ async def _tell_http(request: Request, error: Exception) -> Response:
         known = MethodNotAllowed(f"{request.method} is not allowed here.")
         known.headers = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
     else:
-        known = RouteNotFound("There is nothing at this URL. Catflap serves /v1/chat/completions, /v1/completions and "
-                              "/v1/models.")  # fmt: skip
+        known = RouteNotFound("There is nothing at this URL. Catflap serves /v1/chat/completions, /v1/completions, "
+                              "/v1/models and /v1/limits.")  # fmt: skip
     return await _tell(request, known)
 
 

@@ -10,8 +10,10 @@ from gateway.core.event import Outcome, RequestEvent
 from gateway.core.prompt import Prompt
 from gateway.core.reservation import Reservation
 from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.measure import Measured
 from gateway.fleet.models import ServedModel
 from gateway.limits.plans import Limit
+from gateway.quota.note import cost_of
 from gateway.telemetry.log import AccessLine
 
 CLIENT_LEFT = 499
@@ -31,16 +33,16 @@ class Call:
         "finish_reason",
         "first_token_ms",
         "limits",
-        "max_tokens",
+        "measured",
         "model",
         "outcome",
         "prompt",
         "prompt_tokens",
         "reservation",
+        "routed_ms",
         "routes",
         "settled",
         "texts",
-        "tokens",
         "usage",
     )
 
@@ -52,8 +54,7 @@ class Call:
         self.model: ServedModel | None = None
         self.limits: tuple[Limit, ...] = ()
         self.texts: tuple[str, ...] = ()
-        self.max_tokens = 0
-        self.tokens = 0
+        self.measured = Measured(0, Usage(), exact=False)
         self.choices = 1
         self.end_user: str | None = None
         self.reservation: Reservation | None = None
@@ -62,6 +63,7 @@ class Call:
         self.usage = Usage()
         self.finish_reason: str | None = None
         self.first_token_ms: int | None = None
+        self.routed_ms: int | None = None
         self.routes: list[list[str]] = []  # for each choice, the endpoints that it was sent to, in order
         self.outcome: Outcome = "refused"
         self.error: ApiError | None = None
@@ -86,14 +88,29 @@ class Call:
                 self.prompt_tokens[text] = delta.prompt_tokens
                 self.usage.prompt_tokens = sum(self.prompt_tokens.values())
         self.usage.completion_tokens += delta.completion_tokens
+        self.usage.cached_tokens = max(self.usage.cached_tokens, delta.cached_tokens)
         if delta.finish_reason is not None and delta.choice == 0:
             self.finish_reason = delta.finish_reason
+
+    @property
+    def tokens(self) -> int:
+        """What is reserved: the most that it may use."""
+        return self.measured.ceiling.prompt_tokens + self.measured.ceiling.completion_tokens
+
+    def kv_cost(self) -> int:
+        """Thousandths of a cost unit for the KV cache held until now: each choice's prompt, and its output."""
+        if self.routed_ms is None or self.model is None:
+            return 0
+        prompts = self.usage.prompt_tokens * self.choices // max(len(self.texts), 1)
+        held_ms = self.exchange.elapsed_ms() - self.routed_ms
+        return self.model.price.kv_cost(prompts, self.usage.completion_tokens, held_ms)
 
     def event(self) -> RequestEvent:
         """The event as things stand. Until the request settles its outcome reads `reclaimed`: what would be recorded
         should this process die on the way."""
         assert self.caller is not None and self.model is not None and self.prompt is not None
-        caller = self.caller
+        caller, price = self.caller, self.model.price
+        kv_cost = self.kv_cost() if price.kv else 0
         return RequestEvent(
             request=self.exchange.request_id,
             organisation=caller.organisation,
@@ -110,11 +127,15 @@ class Call:
             finish_reason=self.finish_reason,
             prompt_tokens=self.usage.prompt_tokens,
             completion_tokens=self.usage.completion_tokens,
+            cached_tokens=self.usage.cached_tokens,
+            cost=cost_of(price.weights, self.usage) + kv_cost,
+            kv_cost=kv_cost,
             reserved_tokens=self.tokens,
             choices=self.choices,
             ttft_ms=self.first_token_ms,
             duration_ms=self.exchange.elapsed_ms(),
             upstream=self.upstream,
+            region=self.model.region(self.upstream),
             attempts=self.attempts,
             end_user=self.end_user,
         )

@@ -1,52 +1,91 @@
 """How much a request may use: its prompt against the model's context, its output against every cap, all before a GPU
 sees it. What comes out is an upper bound that admission reserves and the backend cannot pass."""
 
+from typing import NamedTuple
+
+from gateway.core.delta import Usage
 from gateway.core.errors import ContextLengthExceeded, InvalidRequest, TooLargeForPlan
 from gateway.core.prompt import Prompt
+from gateway.core.reservation import Denial
 from gateway.fleet.models import ServedModel
 from gateway.limits.plans import Limit
+from gateway.limits.weights import SCALE
+
+
+class Measured(NamedTuple):
+    """`max_tokens` of each choice, and the most that the whole request may use. `exact`: the prompt was counted with
+    the model's tokenizer, not bounded by its bytes."""
+
+    max_tokens: int
+    ceiling: Usage
+    exact: bool
 
 
 async def measure(
-    prompt: Prompt, texts: tuple[str, ...], model: ServedModel, default_max_tokens: int, limits: tuple[Limit, ...]
-) -> tuple[int, int]:
-    """(output tokens of each choice, tokens to reserve). Raises ContextLengthExceeded, InvalidRequest, TooLargeForPlan.
+    prompt: Prompt,
+    texts: tuple[str, ...],
+    model: ServedModel,
+    default_max_tokens: int,
+    limits: tuple[Limit, ...],
+    *,
+    exactly: bool = False,
+) -> Measured:
+    """Raises ContextLengthExceeded, InvalidRequest, TooLargeForPlan.
 
     Prompts are first bounded by their bytes, which costs nothing; they are counted with the model's tokenizer only
-    where that bound would not fit.
+    where that bound would not fit, or when `exactly` is asked for.
     """
-    counts = [model.bound(text) for text in texts]
-    room = _room(limits)
+    counts, exact = [model.bound(text) for text in texts], model.counter.exact
     choices = len(texts) * prompt.n
-    if not model.counter.exact and not _fits(counts, prompt, model, default_max_tokens, choices, room):
-        counts = [await model.count(text) for text in texts]
+    if not exact:
+        _refuse_the_hopeless(prompt, texts, model)
+    if not exact and (exactly or not _fits(counts, prompt, model, default_max_tokens, choices, limits)):
+        counts, exact = [await model.count(text) for text in texts], True
     max_tokens = _max_tokens(prompt, model, max(counts), default_max_tokens)
-    if prompt.max_tokens is None and room is not None:
+    if prompt.max_tokens is None:
         # a default must not refuse what the client never asked for
-        max_tokens = max(1, min(max_tokens, (room - sum(counts)) // choices))
-    tokens = sum(counts) + max_tokens * choices
-    if room is not None and tokens > room:
-        raise TooLargeForPlan(
-            f"This request could use {tokens} tokens, more than the {room} tokens a minute of its limit; it can never "
-            f"be admitted. Shorten the prompt or lower '{prompt.max_tokens_name}'.",
-            param=prompt.max_tokens_name
-            if sum(counts) < room
-            else "messages"
-            if prompt.endpoint == "chat"
-            else "prompt",
-        )
-    return max_tokens, tokens
+        max_tokens = max(1, min([max_tokens, *(most // choices for most in _most_output(limits, sum(counts)))]))
+    ceiling = Usage(sum(counts), max_tokens * choices)
+    for limit in limits:
+        if limit.units(ceiling) > limit.cap:
+            raise _too_large(limit, ceiling, prompt)
+    return Measured(max_tokens, ceiling, exact)
 
 
-def _room(limits: tuple[Limit, ...]) -> int | None:
-    """The smallest cap on tokens."""
-    return min((limit.cap for limit in limits if limit.measure == "tokens"), default=None)
+def counting_may_help(measured: Measured, limits: tuple[Limit, ...], denial: Denial) -> bool:
+    """Whether a refused request might fit when its prompt is counted and not bounded: not where it has been counted,
+    nor where its output alone is too much. Counting takes time, which a flood of hopeless requests must not be
+    given."""
+    if measured.exact or denial.limit.measure not in ("tokens", "cost"):
+        return False
+    least = Usage(1, measured.ceiling.completion_tokens)
+    return all(limit.units(least) <= state.remaining for limit, state in zip(limits, denial.states, strict=True))
 
 
-def _fits(counts: list[int], prompt: Prompt, model: ServedModel, default: int, choices: int, room: int | None) -> bool:
+def _most_output(limits: tuple[Limit, ...], prompt_tokens: int) -> list[int]:
+    """The most output tokens that each limit could ever take beside such a prompt."""
+    found = (limit.weights.most_output(limit.cap, prompt_tokens) for limit in limits)
+    return [most for most in found if most is not None]
+
+
+def _fits(
+    counts: list[int], prompt: Prompt, model: ServedModel, default: int, choices: int, limits: tuple[Limit, ...]
+) -> bool:
     output = default if prompt.max_tokens is None else prompt.max_tokens
     in_context = max(counts) + min(output, model.entry.max_output_tokens) <= model.entry.context_tokens
-    return in_context and (room is None or sum(counts) + output * choices <= room)
+    return in_context and all(most >= output * choices for most in _most_output(limits, sum(counts)))
+
+
+def _refuse_the_hopeless(prompt: Prompt, texts: tuple[str, ...], model: ServedModel) -> None:
+    """A text that is too long even by its fewest tokens is not worth counting (which takes seconds for megabytes)."""
+    least = max(model.floor(text) for text in texts)
+    if least >= model.entry.context_tokens:
+        what = "messages" if prompt.endpoint == "chat" else "prompt"
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {model.entry.context_tokens} tokens. However, your {what} alone "
+            f"needs at least {least} tokens. Please shorten the {what}.",
+            param=what,
+        )
 
 
 def _max_tokens(prompt: Prompt, model: ServedModel, longest: int, default: int) -> int:
@@ -68,3 +107,19 @@ def _max_tokens(prompt: Prompt, model: ServedModel, longest: int, default: int) 
             param=what,
         )
     return asked if asked is not None else min(default, left, entry.max_output_tokens)
+
+
+def _too_large(limit: Limit, ceiling: Usage, prompt: Prompt) -> TooLargeForPlan:
+    prompt_alone = limit.units(Usage(ceiling.prompt_tokens, 1))
+    field = "messages" if prompt.endpoint == "chat" else "prompt"
+    return TooLargeForPlan(
+        f"This request could use {units(limit, limit.units(ceiling))}, more than the {units(limit, limit.cap)} of its "
+        f"limit {limit.name.replace('_', ' ')}; it can never be admitted. Shorten the prompt or lower "
+        f"'{prompt.max_tokens_name}'.",
+        param=prompt.max_tokens_name if prompt_alone <= limit.cap else field,
+    )
+
+
+def units(limit: Limit, number: int) -> str:
+    """A number of a limit's units in words."""
+    return f"{number / SCALE:.12g} cost units" if limit.measure == "cost" else f"{number} {limit.measure}"

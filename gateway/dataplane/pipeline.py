@@ -4,13 +4,13 @@ import asyncio
 
 from gateway.core.errors import ApiError, InternalError, RequestTimeout, Unavailable, UpstreamTimeout
 from gateway.core.event import Outcome
-from gateway.core.reservation import Denial
+from gateway.core.reservation import Denial, Reservation
 from gateway.dataplane.call import Call, digest_end_user
 from gateway.dataplane.endpoints import EndpointKind
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.generation import open_choices
-from gateway.dataplane.limits import denied, limit_headers
-from gateway.dataplane.measure import measure
+from gateway.dataplane.limits import Grant, denied, limit_headers, limits_unknown
+from gateway.dataplane.measure import counting_may_help, measure
 from gateway.dataplane.relay import relay
 from gateway.dataplane.services import Services
 from gateway.fleet.router import Asked
@@ -49,12 +49,13 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
     call.model, call.prompt = kind.parse(body, services.models)
     call.texts = call.model.render(call.prompt)
     call.choices = call.prompt.n * len(call.texts)
-    default, call.limits = services.plans.of(call.caller)
-    call.max_tokens, call.tokens = await measure(call.prompt, call.texts, call.model, default, call.limits)
-    await _admit(services, call)
+    grant = services.plans.of(call.caller, call.model)
+    call.limits = grant.limits
+    call.measured = await measure(call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits)
+    await _admit(services, call, grant)
     await _check_epoch(services, call, token, known)
-    asked = Asked(call.prompt.sampling, call.max_tokens, call.exchange.header(b"traceparent"))
-    call.routes = [[] for _ in range(call.choices)]
+    asked = Asked(call.prompt.sampling, call.measured.max_tokens, call.exchange.header(b"traceparent"))
+    call.routes, call.routed_ms = [[] for _ in range(call.choices)], call.exchange.elapsed_ms()
     choices = await open_choices(services.router, call.model, call.texts, call.prompt.n, asked, call.routes)
     try:
         await relay(kind, call, choices, lambda: _settle(services, call, "completed"))
@@ -63,28 +64,40 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
             choice.close()
 
 
-async def _admit(services: Services, call: Call) -> None:
+async def _admit(services: Services, call: Call, grant: Grant) -> None:
     """Reserve in Redis. A denial becomes the answer 429, an absent Redis 503 (mode `closed`)."""
-    assert call.caller is not None and call.prompt is not None
+    assert call.caller is not None and call.prompt is not None and call.model is not None
     call.end_user = digest_end_user(services.pepper, call.caller, call.prompt.end_user)
-    try:
-        admitted = await services.quota.admit(call.caller, call.limits, call.tokens, call.event(), call.usage)
-    except (RedisUnavailable, RedisRefused) as problem:
-        raise Unavailable("Limits cannot be checked at the moment. Please try again.",
-                          detail=f"redis: {problem}", retry_after_ms=1000) from problem  # fmt: skip
+    admitted = await _reserve(services, call)
+    if isinstance(admitted, Denial) and counting_may_help(call.measured, call.limits, admitted):
+        call.measured = await measure(
+            call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits, exactly=True
+        )
+        admitted = await _reserve(services, call)
     if isinstance(admitted, Denial):
         services.tally.denial(admitted.limit.name, call.caller.plan)
-        raise denied(admitted)
+        raise denied(admitted, call.exchange.arrived_ms)
     call.reservation = admitted
+
+
+async def _reserve(services: Services, call: Call) -> Reservation | Denial:
+    assert call.caller is not None and call.model is not None
+    try:
+        return await services.quota.admit(
+            call.caller, call.limits, call.measured.ceiling, call.event(), call.usage, call.model.price.weights
+        )
+    except (RedisUnavailable, RedisRefused) as problem:
+        raise limits_unknown(problem) from problem
 
 
 async def _check_epoch(services: Services, call: Call, token: str, known: Known) -> None:
     """A changed epoch means that a key of the organisation has changed: look this one up anew before it goes on."""
     assert call.reservation is not None
-    if call.reservation.epoch == known.epoch:
+    epoch = call.reservation.epoch
+    if epoch is None or epoch == known.epoch:
         return
     try:
-        await services.directory.refresh(token, call.reservation.epoch)
+        await services.directory.refresh(token, epoch)
     except ApiError as error:
         call.error = error  # its status is in the event that settles
         _settle(services, call, "refused")

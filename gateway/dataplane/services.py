@@ -7,8 +7,8 @@ from gateway.fleet.health import Health
 from gateway.fleet.models import ServedModel
 from gateway.fleet.router import Router
 from gateway.identity.directory import Directory
-from gateway.quota.connection import RedisConnection
 from gateway.quota.keeper import Quota
+from gateway.quota.protocol import Connection
 from gateway.telemetry.log import AccessLog
 from gateway.telemetry.metrics import Tally
 
@@ -33,7 +33,7 @@ class Services:
     models: dict[str, ServedModel]
     health: Health
     router: Router
-    redis: RedisConnection
+    redis: Connection
     quota: Quota
     tally: Tally
     access_log: AccessLog

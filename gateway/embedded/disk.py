@@ -1,7 +1,9 @@
-"""Room on the disk under the data directory, and the sentence for when there is none.
+"""Room for what Catflap's parts write, and the sentence for when there is none.
 
 A full disk shows in many places (Redis cannot append, SQLite cannot write, logs stop), each with words of its own. So
 we look at the disk itself, say it once for all of them, and say when it is over: every part goes on by itself then.
+Shared memory is the same to Triton's python backend, which refuses a request that does not fit in words that no client
+gets to see.
 """
 
 import asyncio
@@ -10,39 +12,70 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from gateway.embedded.problem import StartError
 
 LEAST_FREE = 16 << 20
-"""Bytes. Triton's folder takes a third of it; below this, Redis's append-only file has minutes left under load."""
+"""Bytes. Triton's folder takes a third of it; below this, Redis's append-only file has minutes left under load. Of
+shared memory each model takes 1 MiB, and more for large requests."""
 LOOK_S = 1.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def check_space(folder: Path, least: int = LEAST_FREE) -> None:
-    """Raises StartError when the disk under `folder` (which exists) has fewer bytes left than `least`."""
-    left = free_bytes(folder)
+class Place(NamedTuple):
+    """Where room can run out, and the words for it."""
+
+    folder: Path
+    name: str
+    remedy: str
+    """Beside freeing some, to stand after "or"."""
+    effect: str
+    """Of its being full, to stand after "once it is full"."""
+
+
+def disk(folder: Path) -> Place:
+    """The disk under the data directory."""
+    return Place(
+        folder,
+        "disk",
+        "set CATFLAP_DATA_DIR to a directory on another disk",
+        "Redis takes no writes and requests are refused with 503, until there is room",
+    )
+
+
+def shared_memory(folder: Path) -> Place:
+    """The file system in memory through which Triton and its models speak."""
+    return Place(
+        folder,
+        "shared memory",
+        "give it more (docker run --shm-size=1g, or mount -o remount,size=1g)",
+        "Triton refuses requests that do not fit, which clients see as 502, until there is room",
+    )
+
+
+def check_space(place: Place, least: int = LEAST_FREE) -> None:
+    """Raises StartError when fewer than `least` bytes are left at the place, whose folder exists."""
+    left = free_bytes(place.folder)
     if left < least:
         raise StartError(
-            f"The disk under {folder} has {_mib(left)} MiB left, and Catflap needs {_mib(least)}: free some, or set "
-            f"CATFLAP_DATA_DIR to a directory on another disk."
+            f"The {place.name} under {place.folder} has {_mib(left)} MiB left, and Catflap needs {_mib(least)}: free "
+            f"some, or {place.remedy}."
         )
 
 
-async def watch_space(folder: Path, say: Callable[[str], None], least: int = LEAST_FREE) -> None:
+async def watch_space(place: Place, say: Callable[[str], None], least: int = LEAST_FREE) -> None:
     """Say once when it gets short and once when it is over; never returns."""
     short = False
     while True:
-        left = free_bytes(folder)
+        left = free_bytes(place.folder)
+        name, where = place.name.capitalize(), f"under {place.folder}"
         if left < least and not short:
             short = True
-            say(
-                f"Disk: {_mib(left)} MiB left under {folder}: free some; once it is full, Redis takes no writes and "
-                f"requests are refused with 503, until there is room"
-            )
+            say(f"{name}: {_mib(left)} MiB left {where}: free some; once it is full, {place.effect}")
         elif short and left >= 2 * least:  # twice: at the brink it would be said every second
             short = False
-            say(f"Disk: there is room again under {folder} ({_mib(left)} MiB)")
+            say(f"{name}: there is room again {where} ({_mib(left)} MiB)")
         await asyncio.sleep(LOOK_S)
 
 

@@ -21,16 +21,12 @@ async def http_answers(host: str, port: int, path: str) -> bool:
 async def http_words(host: str, port: int, path: str, body: bytes) -> bytes:
     """The answer to POST `path`, head and body; empty when there is none in time."""
     head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            reader, writer = await asyncio.open_connection(reachable(host), port)
-            try:
-                writer.write(head.encode() + body)
-                return await reader.read()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return b""
+    return await _all(host, port, head.encode() + body, PATIENCE_S)
+
+
+async def http_page(host: str, port: int, path: str) -> str:
+    """The answer to GET `path`, head and body; empty when there is none in time."""
+    return (await _all(host, port, _get(host, path), PROBE_TIMEOUT_S)).decode(errors="replace")
 
 
 async def http_ok(host: str, port: int, path: str) -> bool:
@@ -67,6 +63,20 @@ def reachable(host: str) -> str:
 
 def _get(host: str, path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+
+
+async def _all(host: str, port: int, request: bytes, within_s: float) -> bytes:
+    """All of the answer, whose end is the connection's; empty when there is none in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            reader, writer = await asyncio.open_connection(reachable(host), port)
+            try:
+                writer.write(request)
+                return await reader.read()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return b""
 
 
 async def _ask(connecting: Connecting, request: bytes, within_s: float = PROBE_TIMEOUT_S) -> bytes:

@@ -12,7 +12,7 @@ from functools import partial
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.embedded.devkey import development_key
-from gateway.embedded.disk import cannot_write, check_space, watch_space
+from gateway.embedded.disk import cannot_write, check_space, disk, shared_memory, watch_space
 from gateway.embedded.lock import only_one
 from gateway.embedded.ports import Port, admin_ports, check_ports, needed_ports, serve_ports, work_ports
 from gateway.embedded.probe import http_answers, http_ok, listens, reachable
@@ -20,7 +20,7 @@ from gateway.embedded.problem import StartError
 from gateway.embedded.redis import redis_service
 from gateway.embedded.service import Service
 from gateway.embedded.supervisor import Say, Supervisor
-from gateway.embedded.triton import triton_service
+from gateway.embedded.triton import SHARED_MEMORY, triton_service
 from gateway.fleet.file import Fleet, FleetError, read_fleet
 from gateway.settings import Settings
 from gateway.storage.migrate import migrate
@@ -50,14 +50,17 @@ async def running(settings: Settings, say: Say) -> AsyncIterator[Running]:
     fleet = _fleet(settings)
     embedded = [endpoint for endpoint in fleet.endpoints if endpoint.embedded]
     with only_one(settings.data_dir):
-        check_space(settings.data_dir.resolve())
+        places = [disk(settings.data_dir.resolve()), *([shared_memory(SHARED_MEMORY)] if embedded else [])]
+        for place in places:
+            check_space(place)
         check_ports(needed_ports(settings, embedded))
         # All are made before any is started: what is missing on this machine is said at once.
         redis = [] if settings.redis_url else [redis_service(settings)]
         triton = [triton_service(fleet, endpoint, settings.data_dir) for endpoint in embedded]
         async with AsyncExitStack() as life:
-            watch = asyncio.create_task(watch_space(settings.data_dir.resolve(), say), name="watch the disk")
-            life.callback(watch.cancel)
+            for place in places:
+                watch = asyncio.create_task(watch_space(place, say), name=f"watch the {place.name}")
+                life.callback(watch.cancel)
             await _start(life, redis, say)
             key = await _prepare_database(settings, say)
             await _start(life, triton, say)

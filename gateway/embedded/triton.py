@@ -20,7 +20,7 @@ from gateway.embedded.ports import triton_ports
 from gateway.embedded.probe import http_ok
 from gateway.embedded.problem import StartError
 from gateway.embedded.service import Service
-from gateway.embedded.triton_health import dead_stub, unanswered
+from gateway.embedded.triton_health import Look, dead_stub
 from gateway.embedded.triton_log import decisive_line, stub_complaint
 from gateway.fleet.file import Endpoint, Fleet
 
@@ -76,7 +76,7 @@ def triton_service(fleet: Fleet, endpoint: Endpoint, data_dir: Path) -> Service:
         clear=lambda: clear_shared_memory(prefix),
         ports=triton_ports(endpoint),
         illness=lambda pid, log: dead_stub(pid, len(models)) or stub_complaint(log.new_text()),
-        look=lambda pid: unanswered(pid, host, port, askable),
+        look=Look(endpoint, askable),
         decisive=decisive_line,
     )
 

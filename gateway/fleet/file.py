@@ -64,6 +64,24 @@ class TritonModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Annotated[str, Meta(pattern=r"^\d*$")] = ""
 
 
+Amount = Annotated[float, Meta(ge=0, le=10**6)]
+
+
+class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a model's work costs, in cost units: any unit that an operator likes to bill in. Three decimals are kept."""
+
+    prompt: Amount = 1.0
+    """For 1,000 tokens of prompt."""
+    cached: Amount | None = None
+    """For 1,000 tokens of prompt that the backend found in its prefix cache, where it says so; default: as `prompt`."""
+    output: Amount = 1.0
+    """For 1,000 generated tokens."""
+    request: Amount = 0.0
+    """For each request."""
+    kv_gib_second: Amount = 0.0
+    """For a GiB of KV cache held for a second (`kv_bytes_per_token`); charged when a request settles."""
+
+
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model under its public name."""
 
@@ -84,6 +102,9 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     chat_template: str | None = None
     """Path of a Jinja2 chat template, relative to the fleet file; without one the model takes no chats."""
     abilities: tuple[Ability, ...] = ()
+    cost: Cost = Cost()
+    kv_bytes_per_token: Annotated[int, Meta(ge=0)] = 0
+    """2 x layers x KV heads x head dimension x bytes of a number."""
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -156,6 +177,8 @@ def _check(fleet: Fleet, name: str) -> None:
     for endpoint in fleet.endpoints:
         _check_address(endpoint, name)
     for model in fleet.models:
+        if model.cost.cached is not None and model.cost.cached > model.cost.prompt:
+            raise FleetError(f"{name}: model {model.name!r}: cost.cached is above cost.prompt.")
         if missing := sorted(set(model.endpoints) - set(endpoints)):
             raise FleetError(f"{name}: model {model.name!r} names the endpoint {missing[0]!r}, which is not there.")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from gateway.fleet.file import FleetError
 
@@ -24,6 +25,9 @@ class TokenCounter(Protocol):
     def bound(self, text: str) -> int:
         """Never fewer than `count`, at once."""
 
+    def floor(self, text: str) -> int:
+        """Never more than `count`, at once."""
+
     async def count(self, text: str) -> int:
         """The number of tokens."""
 
@@ -36,6 +40,8 @@ class ByteCounter:
     def bound(self, text: str) -> int:
         """See TokenCounter."""
         return len(text) if text.isascii() else len(text.encode())
+
+    floor = bound
 
     async def count(self, text: str) -> int:
         """See TokenCounter."""
@@ -51,12 +57,17 @@ class TokenizerCounter:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._normalizer = tokenizer.normalizer
+        self._longest = longest_token(tokenizer)
 
     def bound(self, text: str) -> int:
         """See TokenCounter."""
         if self._normalizer is not None:
             text = self._normalizer.normalize_str(text)
         return LONGEST_PREFIX + (len(text) if text.isascii() else len(text.encode()))
+
+    def floor(self, text: str) -> int:
+        """See TokenCounter. Characters are no more than bytes, so they will do."""
+        return -(-len(text) // self._longest) if self._longest else 0
 
     async def count(self, text: str) -> int:
         """See TokenCounter. `encode_batch` lets other threads run meanwhile; `encode` does not."""
@@ -66,6 +77,16 @@ class TokenizerCounter:
 
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
+
+
+def longest_token(tokenizer: Tokenizer) -> int:
+    """The most bytes of a text that one token can stand for; 0 where that cannot be told: a normalizer, a model that
+    does not know every byte or a special token that swallows spaces may drop any amount of text."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    swallows = any(token.lstrip or token.rstrip for token in tokenizer.get_added_tokens_decoder().values())
+    if tokenizer.normalizer is not None or swallows or not vocabulary.keys() >= set(ByteLevel.alphabet()):
+        return 0
+    return max(len(token.encode()) for token in vocabulary)
 
 
 def read_counter(tokenizer: str, path: Path) -> TokenCounter:

@@ -4,8 +4,6 @@ Admission brings it back with each request (one round trip, nothing more), so a 
 """
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from gateway.core.ids import partition_of
 from gateway.quota.keys import epoch_key
@@ -24,17 +22,6 @@ local text = string.format('%.0f', epoch)
 redis.call('SET', KEYS[1], text, 'EX', ARGV[1])
 return text
 """
-
-
-def connect_redis(url: str, *, timeout_s: float) -> Redis:
-    """A client for the slow paths: it does not retry, and no wait in it is longer than `timeout_s`."""
-    return Redis.from_url(
-        url,
-        protocol=2,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-    )
 
 
 async def bump_epoch(redis: Redis, organisation: str, partitions: int) -> int:

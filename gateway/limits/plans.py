@@ -3,18 +3,34 @@
 A plan is a file in `policies/plans/`; its JSON Schema is policies/plans/plan.schema.json.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 import yaml
 from msgspec import Meta
 
-from gateway.core.caller import Caller
+from gateway.core.caller import Caller, Override
+from gateway.core.delta import Usage
+from gateway.limits.weights import ONE_REQUEST, SCALE, Weights, thousandths
 
-Measure = Literal["requests", "tokens"]
-WINDOW_MS = {"minute": 60_000}
-BUCKET_MS = {"minute": 1_000}
+Measure = Literal["requests", "tokens", "concurrency", "cost"]
+Level = Literal["organisation", "project", "principal", "key"]
+Period = Literal["minute", "day", "month"]
+PERIODS: dict[Measure, tuple[Period | None, ...]] = {
+    "requests": ("minute",),
+    "tokens": ("minute", "day"),
+    "concurrency": (None,),
+    "cost": ("month",),
+}
+"""Minutes and days slide; a month is the calendar's, in UTC; concurrency has no period."""
+WINDOW_MS: dict[Period | None, int] = {"minute": 60_000, "day": 86_400_000}
+BUCKET_MS: dict[Period | None, int] = {"minute": 1_000, "day": 900_000}
 """Width of a window's sub-buckets. The oldest counts whole, so a window of 60 s is held for up to 61 s."""
+MAX_LIMITS = 16
+"""That bind one request: each is a key that the admission script reads."""
+MAX_WEIGHT = 1000.0
+
+Weight = Annotated[float, Meta(ge=0, le=MAX_WEIGHT)]
 
 
 class PlanError(Exception):
@@ -22,12 +38,31 @@ class PlanError(Exception):
 
 
 class LimitSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """At most `limit` requests or tokens in any minute."""
+    """At most `limit` requests or (weighted) tokens in any minute or day, requests at a time, or cost units a month."""
 
     measure: Measure
     limit: Annotated[int, Meta(ge=1, le=10**12)]
-    per: Literal["minute"] = "minute"
-    at: Literal["key"] = "key"
+    per: Period | None = None
+    """`minute` or `day`; a cost's is `month`; concurrency has none."""
+    at: Level = "key"
+    """Whose: all that callers of one organisation, project, principal or key ask together is counted."""
+    model: str | None = None
+    """Only requests for the model of this public name; without it, for all together."""
+
+    @property
+    def name(self) -> str:
+        """`tokens_per_minute`; for one model only, `tokens_per_minute@MODEL`."""
+        name = self.measure if self.per is None else f"{self.measure}_per_{self.per}"
+        return name if self.model is None else f"{name}@{self.model}"
+
+
+class WeightSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much a token of each kind counts against limits on tokens; three decimals are kept."""
+
+    prompt: Weight = 1.0
+    cached: Weight | None = None
+    """A prompt token that the backend found in its cache, where it says so; as `prompt` when not given."""
+    output: Weight = 1.0
 
 
 class PlanSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +70,8 @@ class PlanSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     default_max_tokens: Annotated[int, Meta(ge=1)]
     """Output tokens of a request that sets no cap of its own: both reserved and enforced."""
-    limits: tuple[LimitSpec, ...] = ()
+    limits: Annotated[tuple[LimitSpec, ...], Meta(max_length=MAX_LIMITS)] = ()
+    weights: WeightSpec = WeightSpec()
 
 
 class PlanMetadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,18 +91,24 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """A limit as it binds one caller: `cap` units of `measure` in any `window_ms`, counted for `subject`."""
+    """A limit as it binds one caller: at most `cap` units of `measure`, counted for `subject`.
+
+    `window_ms` and `bucket_ms` are 0 where nothing slides (concurrency, cost); the cap of a cost is in thousandths.
+    """
 
     name: str
+    level: Level
     subject: str
     measure: Measure
     cap: int
     window_ms: int
     bucket_ms: int
+    model: str | None
+    weights: Weights
 
-    def cost(self, tokens: int) -> int:
-        """What one request with so many tokens takes from it."""
-        return tokens if self.measure == "tokens" else 1
+    def units(self, usage: Usage) -> int:
+        """What a request of so many tokens takes from it."""
+        return self.weights.units(usage)
 
 
 def parse_plan(data: bytes, name: str) -> Plan:
@@ -77,10 +119,25 @@ def parse_plan(data: bytes, name: str) -> Plan:
         raise PlanError(f"{name} is not valid YAML: {' '.join(str(problem).split())}") from problem
     except msgspec.ValidationError as problem:
         raise PlanError(f"{name}: {problem}") from problem
-    limits = [(limit.measure, limit.per, limit.at) for limit in plan.spec.limits]
-    if len(limits) != len(set(limits)):
-        raise PlanError(f"{name}: two limits have the same measure, period and level; keep one of them.")
-    return plan
+    limits = tuple(whole(limit, name) for limit in plan.spec.limits)
+    known = [(limit.name, limit.at) for limit in limits]
+    if len(known) != len(set(known)):
+        raise PlanError(f"{name}: two limits have the same measure, period, model and level; keep one of them.")
+    weights = plan.spec.weights
+    if weights.cached is not None and weights.cached > weights.prompt:
+        raise PlanError(f"{name}: weights.cached is above weights.prompt; what is reserved would then be too little.")
+    return msgspec.structs.replace(plan, spec=msgspec.structs.replace(plan.spec, limits=limits))
+
+
+def whole(limit: LimitSpec, name: str) -> LimitSpec:
+    """The limit with its period filled in. Raises PlanError where measure and period do not go together."""
+    periods = PERIODS[limit.measure]
+    if limit.per is None:
+        return msgspec.structs.replace(limit, per=periods[0])
+    if limit.per not in periods:
+        allowed = " or ".join(period for period in periods if period) or "no period at all"
+        raise PlanError(f"{name}: a limit on {limit.measure} takes {allowed}, not {limit.per!r}.")
+    return limit
 
 
 def plan_schema() -> dict[str, object]:
@@ -88,16 +145,52 @@ def plan_schema() -> dict[str, object]:
     return msgspec.json.schema(Plan)
 
 
-def binding(plan: Plan, caller: Caller) -> tuple[Limit, ...]:
-    """The limits of `plan` that bind `caller`, in the order of the file."""
-    return tuple(
-        Limit(
-            f"{spec.measure}_per_{spec.per}",
-            caller.key,
-            spec.measure,
-            spec.limit,
-            WINDOW_MS[spec.per],
-            BUCKET_MS[spec.per],
-        )
-        for spec in plan.spec.limits
+def binding(plan: Plan, caller: Caller, model: str, price: Weights) -> tuple[Limit, ...]:
+    """The limits that bind `caller` asking for `model`: those of `plan`, in the order of the file, a principal's own in
+    the place of the plan's. Raises PlanError where an override makes no limit, or they are too many for one script."""
+    specs = {(spec.name, spec.at): spec for spec in plan.spec.limits}
+    for override in caller.overrides:
+        own = override_spec(override)
+        specs[own.name, own.at] = own
+    limits = tuple(
+        _limit(spec, plan, caller, price) for spec in specs.values() if spec.model is None or spec.model == model
     )
+    if len(limits) > MAX_LIMITS:
+        raise PlanError(f"{len(limits)} limits bind principal {caller.principal}; at most {MAX_LIMITS} can.")
+    return limits
+
+
+def override_spec(override: Override) -> LimitSpec:
+    """The limit that a principal's own setting means. Raises PlanError."""
+    name = "this limit"
+    try:
+        spec = msgspec.convert({**msgspec.structs.asdict(override), "at": "principal"}, LimitSpec)
+    except msgspec.ValidationError as problem:
+        raise PlanError(f"{name}: {problem}; measures are {', '.join(get_args(Measure))}") from problem
+    return whole(spec, name)
+
+
+def _limit(spec: LimitSpec, plan: Plan, caller: Caller, price: Weights) -> Limit:
+    subject = {
+        "organisation": caller.organisation,
+        "project": caller.project,
+        "principal": caller.principal,
+        "key": caller.key,
+    }
+    weights = {"tokens": _token_weights(plan.spec.weights), "cost": price}
+    return Limit(
+        spec.name,
+        spec.at,
+        subject[spec.at],
+        spec.measure,
+        spec.limit * (SCALE if spec.measure == "cost" else 1),
+        WINDOW_MS.get(spec.per, 0),
+        BUCKET_MS.get(spec.per, 0),
+        spec.model,
+        weights.get(spec.measure, ONE_REQUEST),
+    )
+
+
+def _token_weights(spec: WeightSpec) -> Weights:
+    cached = spec.prompt if spec.cached is None else spec.cached
+    return Weights(thousandths(spec.prompt), thousandths(cached), thousandths(spec.output))

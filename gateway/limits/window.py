@@ -13,16 +13,19 @@ class Clock:
     """A partition's time: the wall clock, shifted so that it never goes back and yet goes on when the wall steps back.
 
     A clamp alone (`max`) would stand still for as long as the wall clock had stepped back, and with it every window.
+    What it has seen is written down every `written_every_ms`: so much of a step back goes unseen.
     """
 
     wall: int = 0
     offset: int = 0
+    written_every_ms: int = 0
 
     def now(self, wall_ms: int) -> int:
         """The partition's time in milliseconds when the wall clock says `wall_ms`."""
         if wall_ms < self.wall:
             self.offset += self.wall - wall_ms
-        self.wall = wall_ms
+        if wall_ms < self.wall or wall_ms - self.wall >= self.written_every_ms:
+            self.wall = wall_ms
         return wall_ms + self.offset
 
 
@@ -43,9 +46,9 @@ class Window:
 
     def slide(self, now: int) -> int:
         """Forget what no longer counts; the current bucket."""
-        self.head = max(self.head, now // self.bucket_ms)
-        self.buckets = {b: units for b, units in self.buckets.items() if b >= self.head - self.span}
-        return self.head
+        current = max(self.head, now // self.bucket_ms)
+        self.buckets = {b: units for b, units in self.buckets.items() if b >= current - self.span}
+        return current
 
     def used(self) -> int:
         """Units that count now."""
@@ -58,7 +61,7 @@ class Window:
 
     def take(self, now: int, cost: int) -> int:
         """Take them; the bucket that they belong to."""
-        bucket = self.slide(now)
+        bucket = self.head = self.slide(now)
         self.buckets[bucket] = self.buckets.get(bucket, 0) + cost
         return bucket
 

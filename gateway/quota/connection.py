@@ -1,26 +1,33 @@
-"""One pipelined connection to Redis for a whole process.
+"""One pipelined connection to one Redis server, for a whole process.
 
 Commands of all concurrent requests are packed and written once per turn of the event loop; replies come back in order
-and meet a queue of waiters. A request that waits longer than the timeout fails; when Redis has been silent for so long,
-the connection goes with it. While Redis is away, `call` fails at once (nobody waits for a dead Redis) and
-`post` keeps its commands, bounded, and sends them again when Redis is back: they must be idempotent.
+and meet a queue of waiters. A request that waits longer than the timeout fails, and a breaker opens: after a timeout, a
+lost connection or a reply that says "not now", calls fail at once (nobody waits for a dead Redis), and
+`post` keeps its commands, bounded, until a PING has been answered. They must be idempotent: some are sent twice.
 """
 
 import asyncio
 import hashlib
 import ssl
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, NamedTuple, cast
 
 import hiredis
 import structlog
 
+from gateway.quota.address import Address
+from gateway.quota.replies import NOT_NOW, error_code
+from gateway.telemetry import metrics
+
 Argument = str | bytes | int
 log = structlog.get_logger()
 # hiredis's annotation says "a tuple of one"; it takes any.
-_pack = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
+pack_command = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
+
+LOOK_AGAIN_S = 0.002
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+CONNECT_S = 1.0
 
 
 class RedisUnavailable(Exception):
@@ -41,42 +48,7 @@ class Script:
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-class Address(NamedTuple):
-    """Where Redis is, from its URL."""
-
-    path: str | None
-    host: str
-    port: int
-    tls: bool
-    username: str | None
-    password: str | None
-    database: int
-
-    @classmethod
-    def parse(cls, url: str) -> "Address":
-        """`redis://[user:password@]host:port/db`, `rediss://` (TLS) or `unix:///path?db=0`. Raises ValueError."""
-        parts = urlsplit(url)
-        username = unquote(parts.username) if parts.username else None
-        password = unquote(parts.password) if parts.password else None
-        if parts.scheme == "unix":
-            database = int(parse_qs(parts.query).get("db", ["0"])[0])
-            return cls(unquote(parts.path), "", 0, False, username, password, database)
-        if parts.scheme in ("redis", "rediss") and parts.hostname:
-            database = int(parts.path.strip("/") or 0)
-            return cls(None, parts.hostname, parts.port or 6379, parts.scheme == "rediss", username, password, database)
-        raise ValueError("CATFLAP_REDIS_URL must begin with redis://, rediss:// or unix://.")
-
-    def greeting(self) -> list[tuple[Argument, ...]]:
-        """What is said first on a new connection."""
-        commands: list[tuple[Argument, ...]] = []
-        if self.password is not None:
-            commands.append(("AUTH", *([self.username] if self.username else []), self.password))
-        if self.database:
-            commands.append(("SELECT", self.database))
-        return [*commands, ("PING",)]
-
-
-class _Waiting(NamedTuple):
+class Waiting(NamedTuple):
     """A command whose reply is still to come."""
 
     future: "asyncio.Future[object] | None"  # None: nobody waits
@@ -85,6 +57,26 @@ class _Waiting(NamedTuple):
     since: float
     keep: bool = False  # nobody waits, but it is sent again if the connection breaks
     hear: Callable[[object], None] | None = None  # nobody waits, but somebody looks at the reply
+    hops: int = 0  # redirections in a Cluster, so far
+    asking: bool = False  # goes to the node that its slot is being moved to
+
+    def fail(self, why: str) -> None:
+        """Tell who waits, if anybody does, that Redis is not there."""
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(RedisUnavailable(why))
+
+    def by_text(self) -> "Waiting":
+        """The same by the script's text (EVAL, so that hosts which forbid SCRIPT LOAD do not matter)."""
+        if self.script is None:
+            return self
+        return self._replace(command=("EVAL", self.script.text, *self.command[2:]), script=None)
+
+
+Resolve = Callable[[], Awaitable[Address]]
+"""Says where to connect now. Raises RedisUnavailable, RedisRefused, OSError or TimeoutError."""
+TakeOver = Callable[["RedisConnection", Waiting, str, str], bool]
+"""(connection, command, code, text) of an error reply: whether somebody else now sees to the command."""
+Cause = Literal["timeout", "lost", "not now"]
 
 
 class RedisConnection(asyncio.Protocol):
@@ -92,26 +84,33 @@ class RedisConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        url: str,
+        where: str | Address | Resolve,
         *,
         timeout_s: float = 0.1,
         backlog: int = 50_000,
         on_dropped: Callable[[], None] = lambda: None,
+        on_change: Callable[[], None] = lambda: None,
+        take_over: TakeOver | None = None,
     ) -> None:
-        self._address = Address.parse(url)
+        """`on_dropped`: a kept command was lost; `on_change`: the breaker has opened or closed."""
+        self._resolve = _fixed(Address.parse(where) if isinstance(where, str) else where)
         self._timeout = timeout_s
         self._backlog_limit = backlog
         self._on_dropped = on_dropped
-        self._waiting: deque[_Waiting] = deque()
-        self._backlog: deque[_Waiting] = deque()  # posted while away
+        self._on_change = on_change
+        self._take_over = take_over
+        self._waiting: deque[Waiting] = deque()
+        self._backlog: deque[Waiting] = deque()  # posted while away
         self._outgoing: list[bytes] = []
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
-        self._ready = False
+        self._ready = False  # the breaker is closed
+        self._since = 0.0  # when the connection was made that stands now
         self._closing = False
         self._flush_due = False
         self._watch: asyncio.TimerHandle | None = None
         self._lost = asyncio.Event()
+        self._tried = asyncio.Event()
         self._connector: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._heard = 0.0  # when Redis last said anything
@@ -119,16 +118,28 @@ class RedisConnection(asyncio.Protocol):
 
     @property
     def ready(self) -> bool:
-        """Connected, greeted and not given up."""
+        """Connected, greeted and not given up: the breaker is closed."""
         return self._ready
+
+    def connected_since(self, _key: Argument) -> float | None:
+        """The loop's time at which the connection that serves this key was made; None while it is away."""
+        return self._since if self._ready else None
 
     # -- what callers use
 
     async def start(self) -> None:
         """Begin to connect, and wait for the first try only."""
-        first = asyncio.Event()
-        self._connector = asyncio.create_task(self._keep_connected(first))
-        await first.wait()
+        self.begin()
+        await self.tried()
+
+    def begin(self) -> None:
+        """Begin to connect."""
+        metrics.redis_breakers_open.inc()
+        self._connector = asyncio.create_task(self._keep_connected())
+
+    async def tried(self) -> None:
+        """The first try to connect has ended, well or not."""
+        await self._tried.wait()
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Wait, at most so long, until every posted command is answered; then hang up."""
@@ -139,7 +150,9 @@ class RedisConnection(asyncio.Protocol):
         if self._connector:
             self._connector.cancel()
             await asyncio.gather(self._connector, return_exceptions=True)
-        self._hang_up()
+            metrics.redis_breakers_open.dec(0 if self._ready else 1)
+        self._ready = False
+        self._abort()
 
     def call(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> "asyncio.Future[object]":
         """Run a script; the future holds its reply, RedisRefused or RedisUnavailable."""
@@ -147,7 +160,7 @@ class RedisConnection(asyncio.Protocol):
         if not self._ready:
             future.set_exception(RedisUnavailable("not connected"))
             return future
-        self._send(_Waiting(future, ("EVALSHA", script.digest, len(keys), *keys, *args), script, self._loop.time()))
+        self._send(Waiting(future, ("EVALSHA", script.digest, len(keys), *keys, *args), script, self._loop.time()))
         return future
 
     def post(
@@ -162,7 +175,7 @@ class RedisConnection(asyncio.Protocol):
         """Run an idempotent script without waiting for its reply, which goes to `hear`. `keep`: send it (again) once
         Redis is back; without it the command is worth nothing later, and is let go."""
         command = ("EVALSHA", script.digest, len(keys), *keys, *args)
-        waiting = _Waiting(None, command, script, self._loop.time(), keep, hear)
+        waiting = Waiting(None, command, script, self._loop.time(), keep, hear)
         if self._ready:
             self._send(waiting)
         else:
@@ -172,21 +185,46 @@ class RedisConnection(asyncio.Protocol):
         """Raise RedisUnavailable or RedisRefused unless Redis answers in time."""
         if not self._ready:
             raise RedisUnavailable("not connected")
-        future: asyncio.Future[object] = self._loop.create_future()
-        self._send(_Waiting(future, ("PING",), None, self._loop.time()))
-        await future
+        await self._last_reply()
 
     def _last_reply(self) -> "asyncio.Future[object]":
         """Done when everything that has been sent so far is answered."""
         future: asyncio.Future[object] = self._loop.create_future()
-        self._send(_Waiting(future, ("PING",), None, self._loop.time()))
+        self._send(Waiting(future, ("PING",), None, self._loop.time()))
         return future
+
+    # -- what a Cluster uses
+
+    def resend(self, waiting: Waiting) -> None:
+        """Take a command that was somebody else's. Before the first try to connect has ended it waits for that."""
+        if self._ready:
+            self._send_kept(waiting)
+        elif waiting.future is None or not self._tried.is_set():
+            self._keep(waiting)
+        else:
+            waiting.fail("not connected")
+
+    def take_backlog(self) -> deque[Waiting]:
+        """What is kept here, to be kept elsewhere."""
+        backlog, self._backlog = self._backlog, deque()
+        return backlog
+
+    def abandon(self) -> deque[Waiting]:
+        """Hang up for good; what is kept here, to be kept elsewhere."""
+        self._closing = True
+        if self._connector:
+            self._connector.cancel()
+            metrics.redis_breakers_open.dec(0 if self._ready else 1)
+        self._ready = False
+        self._abort()
+        self._let_go()
+        return self.take_backlog()
 
     # -- sending
 
-    def _send(self, waiting: _Waiting) -> None:
+    def _send(self, waiting: Waiting) -> None:
         self._waiting.append(waiting)
-        self._outgoing.append(_pack(waiting.command))
+        self._outgoing.append(pack_command(waiting.command))
         self.commands_sent += 1
         if not self._flush_due:
             self._flush_due = True
@@ -202,8 +240,16 @@ class RedisConnection(asyncio.Protocol):
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout, self._check_oldest)
 
-    def _keep(self, waiting: _Waiting) -> None:
-        if not waiting.keep:
+    def _send_kept(self, waiting: Waiting) -> None:
+        if waiting.future is not None and waiting.future.done():
+            return  # its time is over
+        now = self._loop.time()
+        if waiting.asking:
+            self._send(Waiting(None, ("ASKING",), None, now))
+        self._send(waiting._replace(since=now))
+
+    def _keep(self, waiting: Waiting) -> None:
+        if not waiting.keep and waiting.future is None:
             return
         if len(self._backlog) >= self._backlog_limit:
             self._backlog.popleft()
@@ -226,42 +272,67 @@ class RedisConnection(asyncio.Protocol):
                 self._answer(self._waiting.popleft(), reply)
         except (hiredis.ProtocolError, IndexError):
             log.error("redis_protocol_error")
-            self._hang_up()
+            self._hang_up("lost")
 
-    def _answer(self, waiting: _Waiting, reply: object) -> None:
+    def _answer(self, waiting: Waiting, reply: object) -> None:
         if isinstance(reply, hiredis.ReplyError):
-            if waiting.script is not None and str(reply).startswith("NOSCRIPT"):
-                self._send(self._with_text(waiting, waiting.script))
-                return
-            if waiting.future is None:
-                log.error("redis_refused", error=str(reply).split(" ")[0])
-            elif not waiting.future.done():
-                waiting.future.set_exception(RedisRefused(str(reply)))
+            self._hear_error(waiting, str(reply))
         elif waiting.future is None:
             if waiting.hear is not None:
                 waiting.hear(reply)
         elif not waiting.future.done():
             waiting.future.set_result(reply)
 
-    @staticmethod
-    def _with_text(waiting: _Waiting, script: Script) -> _Waiting:
-        """The same command by the script's text (EVAL, so that hosts which forbid SCRIPT LOAD do not matter)."""
-        return waiting._replace(command=("EVAL", script.text, *waiting.command[2:]), script=None)
+    def _hear_error(self, waiting: Waiting, text: str) -> None:
+        code = error_code(text)
+        if code == "NOSCRIPT" and waiting.script is not None:
+            self._send(waiting.by_text())
+        elif self._take_over is not None and self._take_over(self, waiting, code, text):
+            return
+        elif code in NOT_NOW:
+            waiting.fail(code)
+            self._keep(waiting)
+            self._hang_up("not now")  # connecting anew asks who serves, and how it is, with growing pauses
+        elif waiting.future is None:
+            log.error("redis_refused", error=code)
+        elif not waiting.future.done():
+            waiting.future.set_exception(RedisRefused(text))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the connection is gone. Waiters fail; what was posted is kept."""
+        """asyncio: the connection is gone."""
         self._transport = None
-        self._ready = False
+        self._open("lost")
+        self._let_go()
+        self._lost.set()
+
+    def _let_go(self) -> None:
+        """Waiters fail; what was posted is kept."""
         waiting, self._waiting = self._waiting, deque()
         self._outgoing.clear()
         for one in waiting:
+            one.fail("connection lost")
             if one.future is None:
                 self._keep(one)
-            elif not one.future.done():
-                one.future.set_exception(RedisUnavailable("connection lost"))
-        self._lost.set()
 
-    # -- time
+    # -- the breaker
+
+    def _open(self, cause: Cause) -> None:
+        """From now on calls fail at once."""
+        if self._ready:
+            self._ready = False
+            metrics.redis_breakers_open.inc()
+            metrics.redis_breaker_openings.labels(cause).inc()
+            self._on_change()
+
+    def _probed(self, _pong: object) -> None:
+        """A probe was answered: let callers in, what was kept before them."""
+        if self._ready or self._closing:
+            return
+        self._ready = True
+        metrics.redis_breakers_open.dec()
+        for waiting in self.take_backlog():
+            self._send_kept(waiting)
+        self._on_change()
 
     def _check_oldest(self) -> None:
         """The oldest command has had its time. Replies that have arrived while this process was busy count: look
@@ -273,63 +344,81 @@ class RedisConnection(asyncio.Protocol):
         if left > 0:
             self._watch = self._loop.call_later(left, self._check_oldest)
         else:
-            self._watch = self._loop.call_later(0.002, self._fail_the_late)
+            self._watch = self._loop.call_later(LOOK_AGAIN_S, self._fail_the_late)
 
     def _fail_the_late(self) -> None:
         """Who waits for too long is told so; their replies, when they come, are dropped in their order. Redis that has
-        said nothing at all for so long is hung up on; one that works through a backlog is not."""
+        said nothing at all for so long is hung up on; one that works through a backlog is asked for a PONG."""
         self._watch = None
-        due = self._loop.time() - self._timeout
+        now = self._loop.time()
+        due, pause, late = now - self._timeout, self._timeout / 2, False
         for waiting in self._waiting:
             if waiting.since > due:
+                pause = waiting.since - due
                 break
-            if waiting.future is not None and not waiting.future.done():
-                waiting.future.set_exception(RedisUnavailable("timeout"))
+            late = late or (waiting.future is not None and not waiting.future.done())
+            waiting.fail("timeout")
         if self._waiting and self._waiting[0].since <= due and self._heard <= due:
             log.warning("redis_timeout", waiting=len(self._waiting))
-            self._hang_up()
+            self._hang_up("timeout")
         elif self._waiting:
-            self._watch = self._loop.call_later(self._timeout / 2, self._check_oldest)
+            if late and self._ready:
+                self._open("timeout")
+                self._send(Waiting(None, ("PING",), None, now, hear=self._probed))
+            self._watch = self._loop.call_later(max(pause, LOOK_AGAIN_S), self._check_oldest)
 
-    def _hang_up(self) -> None:
-        self._ready = False
+    def _hang_up(self, cause: Cause) -> None:
+        self._open(cause)
+        self._abort()
+
+    def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
     # -- connecting
 
-    async def _keep_connected(self, first: asyncio.Event) -> None:
-        delay = 0.05
+    async def _keep_connected(self) -> None:
+        pause = FIRST_PAUSE_S / 2
         while not self._closing:
             self._lost.clear()
+            began, lasted = self._loop.time(), False
             try:
-                await asyncio.wait_for(self._connect(), max(1.0, self._timeout))
-                delay = 0.05
+                await self._connect()
             except (OSError, TimeoutError, RedisRefused, RedisUnavailable) as problem:
                 log.warning("redis_unreachable", error=type(problem).__name__)
-                self._hang_up()
-            first.set()
-            if self._ready:
-                await self._lost.wait()
-                if not self._closing:
-                    log.warning("redis_connection_lost", kept=len(self._backlog))
+                self._hang_up("lost")
+                self._tried.set()
             else:
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, 1.0)
+                self._tried.set()
+                await self._lost.wait()
+                lasted = self._loop.time() - began > 2 * LONGEST_PAUSE_S
+                log.warning("redis_connection_lost", kept=len(self._backlog))
+            # one that takes connections and serves nobody must not be stormed
+            pause = FIRST_PAUSE_S if lasted else min(pause * 2, LONGEST_PAUSE_S)
+            await asyncio.sleep(pause)
 
     async def _connect(self) -> None:
-        """Open, greet, and only then let callers in, what was kept before them."""
-        address = self._address
-        if address.path is not None:
-            await self._loop.create_unix_connection(lambda: self, address.path)
-        else:
-            tls = ssl.create_default_context() if address.tls else None
-            await self._loop.create_connection(lambda: self, address.host, address.port, ssl=tls)
-        for command in address.greeting():
-            future: asyncio.Future[object] = self._loop.create_future()
-            self._send(_Waiting(future, command, None, self._loop.time()))
-            await future
-        self._ready = True
-        backlog, self._backlog = self._backlog, deque()
-        for waiting in backlog:
-            self._send(waiting._replace(since=self._loop.time()))
+        """Open, greet, and only then let callers in."""
+        address = await self._resolve()
+        async with asyncio.timeout(max(CONNECT_S, self._timeout)):
+            if address.path is not None:
+                await self._loop.create_unix_connection(lambda: self, address.path)
+            else:
+                tls = ssl.create_default_context() if address.tls else None
+                await self._loop.create_connection(lambda: self, address.host, address.port, ssl=tls)
+            for command in address.greeting():
+                future: asyncio.Future[object] = self._loop.create_future()
+                self._send(Waiting(future, command, None, self._loop.time()))
+                await future
+        self._since = self._loop.time()
+        self._probed(None)
+
+
+def _fixed(where: Address | Resolve) -> Resolve:
+    if not isinstance(where, Address):
+        return where
+
+    async def always() -> Address:
+        return where
+
+    return always

@@ -1,11 +1,10 @@
 """Admission and settlement: the pipeline's two conversations with Redis."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple, cast
-
-import msgspec
 
 from gateway.core import event
 from gateway.core.caller import Caller
@@ -13,31 +12,36 @@ from gateway.core.delta import Usage
 from gateway.core.event import RequestEvent
 from gateway.core.ids import partition_of
 from gateway.core.reservation import Denial, LimitState, Reservation
+from gateway.limits.budget import month_of
 from gateway.limits.plans import Limit
+from gateway.limits.weights import Weights
 from gateway.quota import keys
-from gateway.quota.connection import Argument, RedisConnection
-from gateway.quota.scripts import ADMIT, EPOCH, RENEW, SETTLE
+from gateway.quota.connection import Argument, RedisUnavailable
+from gateway.quota.local import LocalLimits
+from gateway.quota.note import Bound, Note, encode_note
+from gateway.quota.outbox import Outbox
+from gateway.quota.protocol import Connection
+from gateway.quota.scripts import ADMIT, EPOCH, RENEW, RESTORE
 
 LEASE_MS = 15_000
 """A reservation that is not renewed for so long is reclaimed; gateways renew every third of it."""
 MAX_STREAM = 1_000_000
 """Entries kept of a partition's stream while the ledger is away; past that the oldest go (docs/operations.md)."""
-
-
+KINDS = {"requests": "w", "tokens": "w", "concurrency": "s", "cost": "b"}
+"""Measure -> kind of limit as the scripts know it: window, slots, budget."""
+KEYS = {"w": keys.limit_key, "s": keys.slots_key, "b": keys.budget_key}
 RECORDED_ONLY = 2
 """What settle.lua answers where the reservation was gone and only the event was recorded."""
+HEAD = 4
+"""Numbers of admit.lua's reply before those of the limits."""
+
+Spent = Callable[[Sequence[tuple[str, str]], int], Awaitable[Sequence[int]]]
+"""(subject, model or ''), month as yyyymm -> what the ledger knows to be spent, in thousandths of a cost unit."""
 
 
-class Note(msgspec.Struct, frozen=True):
-    """What a reservation keeps so that another process can settle it: the event as it would read if the gateway died,
-    and the limits, as (key, measure), in the order of admission."""
-
-    event: RequestEvent
-    limits: tuple[tuple[str, str], ...]
-
-
-encode_note = msgspec.json.Encoder().encode
-decode_note = msgspec.json.Decoder(Note).decode
+async def nothing_spent(wanted: Sequence[tuple[str, str]], month: int) -> Sequence[int]:
+    """For a house without budgets."""
+    return [0] * len(wanted)
 
 
 class Quota:
@@ -45,75 +49,161 @@ class Quota:
 
     def __init__(
         self,
-        connection: RedisConnection,
+        connection: Connection,
         partitions: int,
         *,
         lease_ms: int = LEASE_MS,
+        spent: Spent = nothing_spent,
+        local: LocalLimits | None = None,
         on_late: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_late` is called for each settlement whose reservation was gone when it came."""
+        """`spent` is asked for budgets that Redis does not know; it raises RedisUnavailable where nobody knows them.
+        `local` judges while Redis is away; without it nobody is admitted then. `on_late` is called for each settlement
+        whose reservation was gone when it came."""
         self._connection = connection
+        self._outbox = Outbox(connection)
+        self._local = local
         self._partitions = partitions
         self._lease_ms = lease_ms
+        self._spent = spent
         self._on_late = on_late
         self._in_flight: dict[str, _Running] = {}
 
     async def admit(
-        self, caller: Caller, limits: tuple[Limit, ...], tokens: int, unsettled: RequestEvent, usage: Usage
+        self,
+        caller: Caller,
+        limits: tuple[Limit, ...],
+        ceiling: Usage,
+        unsettled: RequestEvent,
+        usage: Usage,
+        price: Weights,
     ) -> Reservation | Denial:
-        """Reserve one request of `tokens` tokens on all limits, or nothing. `unsettled` is the event as it reads should
-        this process die, `usage` what the request has used so far: it grows, and renewals report it. Raises
-        RedisUnavailable or RedisRefused; then nothing is held that is not reclaimed."""
+        """Reserve one request that uses `ceiling` at most on all limits, or nothing. `unsettled` is the event as it
+        reads should this process die, `usage` what the request has used so far: it grows, and renewals report it.
+        Raises RedisUnavailable or RedisRefused; then nothing is held that is not reclaimed."""
         partition = partition_of(caller.organisation, self._partitions)
-        windows = [keys.limit_key(partition, limit.subject, limit.name) for limit in limits]
-        note = encode_note(Note(unsettled, tuple(zip(windows, (limit.measure for limit in limits), strict=True))))
-        args: list[Argument] = [unsettled.request, self._lease_ms, note]
-        for limit in limits:
-            args += (limit.cap, limit.window_ms, limit.bucket_ms, limit.cost(tokens))
+        bound = bind(partition, limits)
+        note = encode_note(Note(unsettled, price, bound))
+        costs = [limit.units(ceiling) for limit in limits]
+        try:
+            reply = await self._ask(partition, caller, limits, bound, costs, unsettled.request, note)
+        except RedisUnavailable:
+            if self._local is None:
+                raise
+            return await self._admit_alone(self._local, caller, limits, ceiling, costs, unsettled)
+        states = states_of(limits, reply[HEAD:])
+        if reply[1]:
+            return Denial(states[reply[1] - 1], reply[0], reply[2], states)
+        self._in_flight[unsettled.request] = _Running(partition, asyncio.get_running_loop().time(), usage, bound)
+        return Reservation(unsettled.request, caller, ceiling, reply[2], states)
+
+    async def look(self, caller: Caller, limits: tuple[Limit, ...]) -> tuple[int, tuple[LimitState, ...]]:
+        """(the organisation's epoch, where the limits stand), with nothing reserved. Raises as `admit` does."""
+        partition = partition_of(caller.organisation, self._partitions)
+        bound = bind(partition, limits)
+        reply = await self._ask(partition, caller, limits, bound, [0] * len(limits), "", b"")
+        return reply[2], states_of(limits, reply[HEAD:])
+
+    async def _ask(
+        self,
+        partition: int,
+        caller: Caller,
+        limits: tuple[Limit, ...],
+        bound: tuple[Bound, ...],
+        costs: Sequence[int],
+        request: str,
+        note: bytes,
+    ) -> list[int]:
+        """admit.lua's reply, once every budget is known."""
         head = (
             keys.clock_key(partition),
             keys.held_key(partition),
             keys.lease_key(partition),
             keys.epoch_key(partition, caller.organisation),
         )
-        reply = cast(list[int], await self._connection.call(ADMIT, (*head, *windows), args))
-        wait, refused_by, epoch = reply[:3]
-        states = tuple(
-            LimitState(limit.name, limit.measure, limit.cap, reply[3 + 2 * i], reply[4 + 2 * i])
-            for i, limit in enumerate(limits)
-        )
-        if refused_by:
-            return Denial(states[refused_by - 1], wait, epoch, states)
-        self._in_flight[unsettled.request] = _Running(partition, asyncio.get_running_loop().time(), usage)
-        return Reservation(unsettled.request, caller, tokens, epoch, states)
+        args: list[Argument] = [request, self._lease_ms, note]
+        for limit, cost in zip(limits, costs, strict=True):
+            args += (KINDS[limit.measure], limit.cap, limit.window_ms, limit.bucket_ms, cost)
+        names = (*head, *(one.key for one in bound))
+        reply = cast(list[int], await self._connection.call(ADMIT, names, args))
+        if reply[1] < 0:
+            await self._restore(partition, limits, bound, reply[0])
+            reply = cast(list[int], await self._connection.call(ADMIT, names, args))
+            if reply[1] < 0:
+                raise RedisUnavailable("budgets are not known")
+        self._outbox.seen(partition, reply[3])
+        if self._local is not None:
+            for limit, left in zip(limits, reply[HEAD::2], strict=True):
+                if limit.measure == "cost":
+                    self._local.hear(limit, left, wall_ms())
+        return reply
+
+    async def _admit_alone(
+        self,
+        local: LocalLimits,
+        caller: Caller,
+        limits: tuple[Limit, ...],
+        ceiling: Usage,
+        costs: Sequence[int],
+        unsettled: RequestEvent,
+    ) -> Reservation | Denial:
+        """Redis is away: this gateway's part of every limit decides."""
+        answer = local.admit(unsettled.request, limits, costs, wall_ms())
+        if answer.refused_by < 0:
+            budgets = [limit for limit in limits if limit.measure == "cost"]
+            month, _ = month_of(wall_ms())
+            for limit, spent in zip(budgets, await self._spent_on(budgets, month), strict=True):
+                local.hear(limit, limit.cap - spent, wall_ms())
+            answer = local.admit(unsettled.request, limits, costs, wall_ms())
+        if answer.refused_by < 0:
+            raise RedisUnavailable("budgets are not known")
+        states = states_of(limits, list(chain.from_iterable(answer.states)))
+        if answer.refused_by:
+            return Denial(states[answer.refused_by - 1], answer.wait_ms, None, states)
+        return Reservation(unsettled.request, caller, ceiling, None, states)
+
+    async def _restore(self, partition: int, limits: tuple[Limit, ...], bound: tuple[Bound, ...], month: int) -> None:
+        """Put the request's budgets into Redis as the ledger has them: a new subject's, or those of a Redis that has
+        come back empty."""
+        spent = await self._spent_on([limit for limit in limits if limit.measure == "cost"], month)
+        names = (keys.clock_key(partition), *(one.key for one in bound if one.measure == "cost"))
+        await self._connection.call(RESTORE, names, (month, "1", *spent))
+
+    async def _spent_on(self, budgets: Sequence[Limit], month: int) -> Sequence[int]:
+        return await self._spent([(limit.subject, limit.model or "") for limit in budgets], month)
 
     def settle(self, reservation: Reservation, limits: tuple[Limit, ...], finished: RequestEvent) -> None:
         """Charge what `finished` used, give back the rest and record the event. Written at once, not awaited."""
         partition = partition_of(reservation.caller.organisation, self._partitions)
-        used = finished.prompt_tokens + finished.completion_tokens
-        windows = [keys.limit_key(partition, limit.subject, limit.name) for limit in limits]
-        charged = [0 if finished.outcome == "refused" else limit.cost(used) for limit in limits]
-        arguments = settle_arguments(partition, finished, windows, charged, only_expired=False)
-        self._connection.post(SETTLE, *arguments, hear=self._hear_settled)
-        self._in_flight.pop(reservation.request, None)
+        running = self._in_flight.pop(reservation.request, None)
+        bound = running.bound if running is not None else bind(partition, limits)
+        names, args = settle_arguments(partition, finished, bound, only_expired=False)
+        self._outbox.post(partition, reservation.request, names, args, self._hear_settled)
+        if self._local is not None:
+            self._local.settle(reservation.request, [one.charge(finished) for one in bound])
 
     def renew(self) -> None:
         """Report progress and renew the leases of all requests that run for longer than a third of a lease."""
         now = asyncio.get_running_loop().time()
-        due: dict[int, list[Argument]] = {}
+        due: dict[int, tuple[list[str], list[Argument]]] = {}
         for request, running in self._in_flight.items():
             if now - running.since > self._lease_ms / 3000:
-                due.setdefault(running.partition, []).extend(
-                    (request, running.usage.prompt_tokens, running.usage.completion_tokens)
-                )
-        for partition, reports in due.items():
+                slots, reports = due.setdefault(running.partition, ([], []))
+                own, usage = running.slots(), running.usage
+                slots += own
+                reports += (request, usage.prompt_tokens, usage.completion_tokens, len(own))
+        for partition, (slots, reports) in due.items():
             head = (keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition))
-            self._connection.post(RENEW, head, (self._lease_ms, *reports), keep=False)
+            self._connection.post(RENEW, (*head, *slots), (self._lease_ms, *reports), keep=False)
 
     async def epoch(self, organisation: str) -> int:
         """The organisation's epoch, for requests that reserve nothing. Raises RedisUnavailable or RedisRefused."""
         partition = partition_of(organisation, self._partitions)
         return cast(int, await self._connection.call(EPOCH, (keys.epoch_key(partition, organisation),), ()))
+
+    async def keep_confirmed(self) -> None:
+        """Guard settlements until the ledger has them, for ever; one task a process."""
+        await self._outbox.keep_confirmed()
 
     async def keep_leases(self) -> None:
         """Renew for ever; one task a process."""
@@ -122,7 +212,7 @@ class Quota:
             self.renew()
 
     def _hear_settled(self, reply: object) -> None:
-        if reply == RECORDED_ONLY:
+        if cast(list[object], reply)[0] == RECORDED_ONLY:
             self._on_late()
 
 
@@ -132,15 +222,47 @@ class _Running(NamedTuple):
     partition: int
     since: float
     usage: Usage
+    bound: tuple[Bound, ...]
+
+    def slots(self) -> list[str]:
+        """Keys of the slots that it takes."""
+        return [one.key for one in self.bound if one.measure == "concurrency"]
+
+
+def wall_ms() -> int:
+    """This machine's clock: Redis's is away."""
+    return time.time_ns() // 1_000_000
+
+
+def bind(partition: int, limits: Iterable[Limit]) -> tuple[Bound, ...]:
+    """The limits with their keys."""
+    return tuple(
+        Bound(KEYS[KINDS[limit.measure]](partition, limit.subject, limit.name), limit.measure, limit.weights)
+        for limit in limits
+    )
+
+
+def states_of(limits: tuple[Limit, ...], numbers: Sequence[int]) -> tuple[LimitState, ...]:
+    """Where each limit stands; `numbers`: for each, units left and milliseconds until it is whole."""
+    return tuple(
+        LimitState(
+            limit.name,
+            limit.measure,
+            limit.level,
+            limit.cap,
+            numbers[2 * i],
+            numbers[2 * i + 1],
+            limit.window_ms,
+            limit.model,
+        )
+        for i, limit in enumerate(limits)
+    )
 
 
 def settle_arguments(
-    partition: int, finished: RequestEvent, windows: Iterable[str], used: Iterable[int], *, only_expired: bool
+    partition: int, finished: RequestEvent, bound: Sequence[Bound], *, only_expired: bool
 ) -> tuple[list[Argument], list[Argument]]:
     """KEYS and ARGV of the settle script."""
     head = (keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition), keys.events_key(partition))
-    flag = "1" if only_expired else ""
-    return (
-        list(chain(head, windows)),
-        list(chain((finished.request, event.encode(finished), MAX_STREAM, flag), used)),
-    )
+    args = (finished.request, event.encode(finished), MAX_STREAM, "1" if only_expired else "")
+    return [*head, *(one.key for one in bound)], [*args, *(one.charge(finished) for one in bound)]

@@ -26,16 +26,21 @@ def epoch_key(partition: int, organisation: str) -> str:
     return f"cf:{{p{partition}}}:epoch:{organisation}"
 
 
+def confirmed_key(partition: int) -> str:
+    """String: the id of the last stream entry that the ledger has committed; the ledger writes it."""
+    return f"cf:{{p{partition}}}:confirmed"
+
+
 def limit_key(partition: int, subject: str, limit: str) -> str:
     """Hash: one sliding window, of the limit named `limit` for the subject (a key's id, say)."""
     return f"cf:{{p{partition}}}:limit:{subject}:{limit}"
 
 
-def budget_key(partition: int, subject: str, budget: str) -> str:
-    """Hash: `used` thousandths of a cost unit of the budget named `budget` in the calendar `month` (202611)."""
-    return f"cf:{{p{partition}}}:budget:{subject}:{budget}"
+def slots_key(partition: int, subject: str, limit: str) -> str:
+    """Sorted set: the subject's running requests -> ends of their leases."""
+    return f"cf:{{p{partition}}}:slots:{subject}:{limit}"
 
 
-def confirmed_key(partition: int) -> str:
-    """String: id of the last stream entry that the ledger has committed."""
-    return f"cf:{{p{partition}}}:confirmed"
+def budget_key(partition: int, subject: str, limit: str) -> str:
+    """Hash: `month` (yyyymm) and `used`, thousandths of a cost unit."""
+    return f"cf:{{p{partition}}}:budget:{subject}:{limit}"

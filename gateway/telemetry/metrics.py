@@ -25,6 +25,18 @@ overruns = Counter("catflap_reservation_overruns", "Requests that used more than
 in_flight = Gauge("catflap_in_flight_requests", "Requests under way", multiprocess_mode="livesum")
 tasks = Gauge("catflap_asyncio_tasks", "asyncio tasks alive", multiprocess_mode="livesum")
 redis_ready = Gauge("catflap_redis_ready", "Workers with a working connection to Redis", multiprocess_mode="livesum")
+redis_breakers_open = Gauge(
+    "catflap_redis_breakers_open", "Connections to Redis on which calls fail at once", multiprocess_mode="livesum"
+)
+redis_breaker_openings = Counter("catflap_redis_breaker_openings", "Times that a breaker opened", ["cause"])
+redis_redirects = Counter("catflap_redis_redirects", "Commands that a Cluster's node sent elsewhere", ["kind"])
+outbox_retained = Gauge(
+    "catflap_outbox_retained", "Settlements that the ledger has not confirmed yet", multiprocess_mode="livesum"
+)
+outbox_resent = Counter("catflap_outbox_resent", "Settlements sent again because Redis may have lost them")
+outbox_dropped = Counter("catflap_outbox_dropped", "Settlements that are guarded no longer: too many are unconfirmed")
+gateways_live = Gauge("catflap_gateways_live", "Gateways that live, as last heard", multiprocess_mode="livemax")
+local_decisions = Counter("catflap_local_decisions", "Requests judged while Redis was away", ["decision"])
 models_ready = Gauge(
     "catflap_models_ready", "1 when an endpoint serves the model", ["model"], multiprocess_mode="livemax"
 )

@@ -22,7 +22,7 @@ from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisClusterException, RedisError
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.quota.keeper import MAX_STREAM
 from gateway.storage import ledger
 from gateway.storage.budgets import Account, spent_by

@@ -2,25 +2,37 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
 from typing import cast
 
 import msgspec
-import redis.asyncio
 import structlog
 from prometheus_client import Counter
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from gateway.core.event import RequestEvent
 from gateway.quota import keys
-from gateway.quota.connection import Argument, Script
-from gateway.quota.keeper import decode_note, settle_arguments
+from gateway.quota.connection import RedisRefused, RedisUnavailable, Script
+from gateway.quota.keeper import settle_arguments
+from gateway.quota.note import decode_note
+from gateway.quota.open import open_redis
+from gateway.quota.protocol import Connection
 from gateway.quota.scripts import EXPIRED, SETTLE
 from gateway.workers.backoff import pause
 
 INTERVAL_S = 3.0
+TIMEOUT_S = 2.0
 BATCH = 200
 _RESERVATION = re.compile(rb"^[^|]*\|(\d+)\|(\d+)\|(.*)$", re.DOTALL)
+
+DROP = Script(
+    """
+-- Forget a reservation that nobody can read.
+--
+-- KEYS  1 held  2 lease
+-- ARGV  1 request id
+assert(#KEYS == 2 and #ARGV == 1, 'drop: KEYS and ARGV do not fit')
+redis.call('HDEL', KEYS[1], ARGV[1])
+return redis.call('ZREM', KEYS[2], ARGV[1])
+"""
+)
 
 log = structlog.get_logger()
 reclaimed_total = Counter("catflap_reservations_reclaimed", "Reservations ended because their gateway died")
@@ -29,35 +41,46 @@ errors_total = Counter("catflap_reclaimer_errors", "Rounds of the reclaimer that
 
 async def run_reclaimer(redis_url: str, partitions: int, stop: asyncio.Event) -> None:
     """Look through all partitions every few seconds until `stop`; a Redis that is away is tried again."""
-    client = redis.asyncio.from_url(redis_url, socket_timeout=5, socket_connect_timeout=2)
+    connection = open_redis(redis_url, timeout_s=TIMEOUT_S)
+    await connection.start()
     try:
         while not stop.is_set():
-            try:
-                for partition in range(partitions):
-                    await reclaim_partition(client, partition)
-            except (RedisError, OSError) as problem:
-                errors_total.inc()
-                log.warning("reclaimer_redis_unreachable", error=type(problem).__name__)
+            await reclaim_all(connection, partitions)
             await pause(stop, INTERVAL_S)
     finally:
-        await client.aclose()
+        await connection.close()
 
 
-async def reclaim_partition(client: "redis.asyncio.Redis", partition: int) -> int:
-    """End every reservation of one partition whose lease has ended; how many there were."""
+async def reclaim_all(connection: Connection, partitions: int) -> int:
+    """One round; how many it ended. Some partitions may be away: the others' reservations end all the same."""
+    ended, problem = 0, ""
+    for partition in range(partitions):
+        try:
+            ended += await reclaim_partition(connection, partition)
+        except (RedisUnavailable, RedisRefused) as found:
+            problem = type(found).__name__
+    if problem:
+        errors_total.inc()
+        log.warning("reclaimer_redis_unreachable", error=problem)
+    return ended
+
+
+async def reclaim_partition(connection: Connection, partition: int) -> int:
+    """End every reservation of one partition whose lease has ended; how many there were. Raises RedisUnavailable or
+    RedisRefused."""
     head = [keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition)]
     ended = 0
     while True:
-        found = cast(list[bytes], await _run(client, EXPIRED, head, [BATCH]))
+        found = cast(list[bytes], await connection.call(EXPIRED, head, [BATCH]))
         now = 0
         for request, reservation in zip(found[::2], found[1::2], strict=True):
-            now += await _end(client, partition, request, reservation)
+            now += await _end(connection, partition, request, reservation)
         ended += now
         if now == 0 or len(found) < 2 * BATCH:
             return ended
 
 
-async def _end(client: "redis.asyncio.Redis", partition: int, request: bytes, reservation: bytes) -> int:
+async def _end(connection: Connection, partition: int, request: bytes, reservation: bytes) -> int:
     """End one; 0 when its holder was alive after all, or when it cannot be ended and must not hold the others up."""
     match = _RESERVATION.match(reservation)
     try:
@@ -66,35 +89,17 @@ async def _end(client: "redis.asyncio.Redis", partition: int, request: bytes, re
         note = None
     if match is None or note is None:
         log.error("reservation_unreadable", request=request.decode(errors="replace"))
-        await client.zrem(keys.lease_key(partition), request)
-        await client.hdel(keys.held_key(partition), request)
+        await connection.call(DROP, [keys.held_key(partition), keys.lease_key(partition)], [request])
         return 0
-    finished = _charged_as_reported(note.event, int(match[1]), int(match[2]))
-    used = finished.prompt_tokens + finished.completion_tokens
-    costs = [used if measure == "tokens" else 1 for _, measure in note.limits]
-    windows = [window for window, _ in note.limits]
+    finished = note.reclaimed(int(match[1]), int(match[2]))
+    arguments = settle_arguments(partition, finished, note.limits, only_expired=True)
     try:
-        settled = await _run(client, SETTLE, *settle_arguments(partition, finished, windows, costs, only_expired=True))
-    except ResponseError as problem:
+        settled, *_ = cast(list[int], await connection.call(SETTLE, *arguments))
+    except RedisRefused as problem:
         errors_total.inc()
         log.error("reservation_stuck", request=finished.request, error=str(problem).split(" ")[0])
         return 0
     if settled:
         reclaimed_total.inc()
         log.warning("reservation_reclaimed", request=finished.request, reserved_tokens=finished.reserved_tokens)
-    return int(cast(int, settled))
-
-
-def _charged_as_reported(unsettled: RequestEvent, prompt_tokens: int, completion_tokens: int) -> RequestEvent:
-    return msgspec.structs.replace(
-        unsettled, outcome="reclaimed", prompt_tokens=prompt_tokens, completion_tokens=completion_tokens
-    )
-
-
-async def _run(
-    client: "redis.asyncio.Redis", script: Script, names: Sequence[Argument], args: Sequence[Argument]
-) -> object:
-    try:
-        return await client.evalsha(script.digest, len(names), *names, *args)
-    except NoScriptError:
-        return await client.eval(script.text, len(names), *names, *args)
+    return int(settled)

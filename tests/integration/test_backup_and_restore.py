@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from gateway.commands.events import line_of
 from gateway.core.event import RequestEvent
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.quota.keys import events_key
 from gateway.storage import events
 from gateway.storage.database import Database, connect

@@ -18,6 +18,8 @@ from gateway.embedded.process import children
 from gateway.fleet.file import Fleet
 from gateway.fleet.transports import NotServed
 from gateway.fleet.transports.client import Timeouts
+from gateway.fleet.transports.grpc import GrpcTransport
+from gateway.fleet.transports.http import HttpTransport
 from lab.paced import Road, Served, by, order, rest
 from tests.integration.embedded_fixtures import gone, need_triton
 from tests.support.eventually import eventually
@@ -25,6 +27,10 @@ from tests.support.paced import Paced, paced_running
 from tests.support.ports import free_ports
 
 TIMEOUTS = Timeouts(1.0, 10.0, 10.0)
+REFUSALS = (
+    "UNKNOWN", "INTERNAL", "NOT_FOUND", "INVALID_ARG", "UNAVAILABLE", "UNSUPPORTED", "ALREADY_EXISTS", "CANCELLED",
+)  # fmt: skip
+"""All that a model can answer with."""
 BOTH = pytest.mark.parametrize("road", ["http", "grpc"])
 
 
@@ -44,11 +50,21 @@ async def serving(fleet: Fleet, timeouts: Timeouts = TIMEOUTS) -> AsyncIterator[
     try:
         await eventually(served.ready, within_s=20, what="the model's readiness")
         yield served
+        await eventually(lambda: open_streams(served) == 0, what="the end of all streams")
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
         await served.router.close()
     await eventually(lambda: asyncio.all_tasks() <= before, what="the end of all tasks")
+
+
+def open_streams(served: Served) -> int:
+    """Generations that still hold something of their road: a stream of gRPC, or a connection that is not free."""
+    (transport,) = served.router._transports.values()
+    if isinstance(transport, GrpcTransport):
+        return transport.streams
+    assert isinstance(transport, HttpTransport)
+    return transport._client.connections - len(transport._client._idle)
 
 
 def idle(paced: Paced) -> bool:
@@ -135,7 +151,7 @@ def hide(problem: ApiError) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("refusal", ["UNAVAILABLE", "INVALID_ARG", "INTERNAL", "NOT_FOUND"])
+@pytest.mark.parametrize("refusal", REFUSALS)
 async def test_a_models_own_refusal_is_a_failure_that_takes_nothing_out_of_service(
     paced: Paced, road: Road, refusal: str
 ) -> None:

@@ -12,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.core.errors import Unauthenticated, Unavailable
 from gateway.core.ids import checksum, partition_of
 from gateway.identity.directory import Directory
-from gateway.identity.epoch import bump_epoch, connect_redis
+from gateway.identity.epoch import bump_epoch
 from gateway.identity.issue import IssuedKey, issue_key, revoke_key
 from gateway.identity.keys import BODY_END, make_token
+from gateway.quota.client import connect_redis
 from gateway.quota.keys import epoch_key
 from gateway.storage import database as storage
 from gateway.storage.database import Database, connect

@@ -1,5 +1,6 @@
 """A disk that is full is told in one sentence with its folder, hangs nothing, and is over when there is room again."""
 
+import asyncio
 import os
 import socket
 import sqlite3
@@ -9,12 +10,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from gateway.embedded.problem import StartError
 from gateway.embedded.redis import redis_service
+from gateway.quota.client import connect_redis
+from gateway.quota.keys import events_key
 from gateway.settings import Settings
+from gateway.storage.database import connect
+from gateway.storage.migrate import migrate
+from gateway.workers import ledger as ledger_room
+from gateway.workers.budgets import Budgets
+from gateway.workers.ledger import Ledger
+from gateway.workers.streams import Streams
 from tests.integration.embedded_fixtures import Hosted, need_triton, triton_hosted, until
 from tests.integration.test_embedded_up import Up, private, refusal, up
+from tests.integration.test_ledger import Lines
+from tests.support.events import make_event
+from tests.support.eventually import eventually
+from tests.support.ledger import WatchedDatabase, append, booked
+from tests.support.redis import RedisServer
 
 SAID_S = 10.0
 AGAIN_S = 15.0
@@ -125,6 +142,59 @@ def usage_arrives(running: Up) -> bool:
     assert running.serves()
     until(lambda: rows() > before)
     return True
+
+
+async def test_a_ledger_whose_sqlite_has_no_room_waits_says_so_once_and_loses_nothing(
+    small: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{small / 'catflap.db'}"
+    migrate(url)
+    lines = Lines()
+    monkeypatch.setattr(ledger_room, "log", lines)
+    database, redis = WatchedDatabase(connect(url)), connect_redis(redis_server.url, timeout_s=2)
+    try:
+        before, *events = [make_event(number) for number in range(1001)]
+        stop = asyncio.Event()
+        worker = Ledger(Streams(redis, 2), Budgets(redis), database, 2, block_ms=50, linger_s=0)
+        ledger = asyncio.create_task(worker.run(stop))
+        await append(redis, 0, [before])
+        await asyncio.wait_for(database.holds(1), SAID_S)
+        ballast = fill(small)
+        await append(redis, 0, events[:500])
+        await append(redis, 1, events[500:])
+        await asyncio.wait_for(lines.spoke.wait(), SAID_S)
+        database.tried.clear()
+        await asyncio.wait_for(database.tried.wait(), SAID_S)  # again, and in vain
+        assert await full(database)
+        assert (await held(redis), await booked(database)) == (1000, {before.request: 15})
+        assert lines.said == [("ledger_waits", {"dependency": "database", "error": "OperationalError"})]
+        ballast.unlink()
+        await asyncio.wait_for(database.holds(1001), AGAIN_S)
+        await eventually(lambda: nothing_held(redis), what="the end of what Redis holds")
+        stop.set()
+        await ledger
+        assert await booked(database) == {event.request: 15 for event in (before, *events)}
+        assert [line for line, _ in lines.said] == ["ledger_waits", "ledger_goes_on"]
+    finally:
+        await redis.aclose()
+        await database.close()
+
+
+async def full(database: WatchedDatabase) -> bool:
+    """Whether it is SQLite's own "disk is full" that is met, and nothing else."""
+    with pytest.raises(OperationalError) as raised:
+        async with database.write() as connection:
+            await connection.execute(text("create table ballast as select randomblob(1000000) as bytes"))
+    return "database or disk is full" in str(raised.value)
+
+
+async def held(redis: Redis) -> int:
+    """Events that Redis keeps."""
+    return sum([await redis.xlen(events_key(partition)) for partition in range(2)])
+
+
+async def nothing_held(redis: Redis) -> bool:
+    return await held(redis) == 0
 
 
 def test_a_triton_that_cannot_be_put_together_names_its_folder(small: Path) -> None:

@@ -86,9 +86,9 @@ class Up:
 
 
 @contextmanager
-def up(environment: dict[str, str]) -> Iterator[Up]:
+def up(environment: dict[str, str], command: tuple[str, ...] = COMMAND) -> Iterator[Up]:
     with subprocess.Popen(
-        COMMAND, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             yield Up(process, environment)
@@ -100,9 +100,9 @@ def up(environment: dict[str, str]) -> Iterator[Up]:
                 process.kill()
 
 
-def refusal(environment: dict[str, str]) -> str:
+def refusal(environment: dict[str, str], command: tuple[str, ...] = COMMAND) -> str:
     """The one sentence of an `up` that cannot be; that nothing but it was said, and nothing left running."""
-    ended = subprocess.run(COMMAND, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (1, ""), ended.stderr
     assert "Traceback" not in ended.stderr
     *steps, sentence = ended.stderr.splitlines()

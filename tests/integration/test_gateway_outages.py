@@ -8,10 +8,11 @@ import pytest
 
 from gateway.identity.epoch import bump_epoch
 from gateway.identity.issue import revoke_key
+from gateway.limits.weights import Weights
 from gateway.quota import keys
-from gateway.quota.keeper import LEASE_MS, Note, encode_note
+from gateway.quota.keeper import LEASE_MS
+from gateway.quota.note import Bound, Note, encode_note
 from gateway.quota.scripts import RENEW
-from gateway.workers.reclaimer import reclaim_partition
 from tests.support.events import make_event
 from tests.support.eventually import eventually
 from tests.support.gateways import PARTITIONS, Gateway, World, in_the_world
@@ -71,7 +72,7 @@ async def reclaim_what_was_admitted_unheard(world: World) -> None:
     for partition in range(PARTITIONS):
         for request in await world.redis.zrange(keys.lease_key(partition), 0, -1):
             await world.redis.zadd(keys.lease_key(partition), {request: 0})
-        await reclaim_partition(world.redis, partition)
+        await world.reclaim(partition)
 
 
 @pytest.mark.parametrize("how", ["killed", "paused"])
@@ -115,13 +116,13 @@ async def test_the_requests_of_a_gateway_that_died_are_charged_as_last_reported_
     [request] = await world.redis.hkeys(keys.held_key(partition))
     assert request.decode() == answer.headers["x-request-id"]
     head = [keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition)]
-    await world.redis.eval(RENEW.text, 3, *head, LEASE_MS, request, 5, 2)  # what the gateway does every 5 s
+    await world.redis.eval(RENEW.text, 3, *head, LEASE_MS, request, 5, 2, 0)  # what the gateway does every 5 s
     victim.kill()
     try:
-        assert await reclaim_partition(world.redis, partition) == 0, "its lease has not ended"
+        assert await world.reclaim(partition) == 0, "its lease has not ended"
         await world.redis.zadd(keys.lease_key(partition), {request: 0})
-        assert await reclaim_partition(world.redis, partition) == 1
-        assert await reclaim_partition(world.redis, partition) == 0
+        assert await world.reclaim(partition) == 1
+        assert await world.reclaim(partition) == 0
         record = await world.event(key)
         assert (record.outcome, record.prompt_tokens, record.completion_tokens) == ("reclaimed", 5, 2)
         assert record.reserved_tokens > 500
@@ -146,7 +147,7 @@ async def test_a_gateway_that_was_cut_off_and_reclaimed_still_has_its_settlement
     answer = await world.gateways[1].chat(key.token, model="solo", stream=True, max_tokens=500)
     [request] = await world.redis.hkeys(keys.held_key(partition))
     await world.redis.zadd(keys.lease_key(partition), {request: 0})
-    assert await reclaim_partition(world.redis, partition) == 1
+    assert await world.reclaim(partition) == 1
     go_on.set()
     await answer.body()
     await world.nothing_held()
@@ -159,13 +160,13 @@ async def test_a_reservation_that_cannot_be_ended_does_not_hold_up_the_others(wo
     broken, sound = keys.limit_key(partition, "key_a", "broken"), keys.limit_key(partition, "key_b", "sound")
     await world.redis.set(broken, "a string where a window should be")
     for number, window in ((1, broken), (2, sound)):
-        note = encode_note(Note(make_event(number), ((window, "tokens"),))).decode()
-        await world.redis.hset(held, make_event(number).request, f"1:500|0|0|{note}")
+        note = encode_note(Note(make_event(number), Weights(), (Bound(window, "tokens", Weights()),))).decode()
+        await world.redis.hset(held, make_event(number).request, f"w1:500|0|0|{note}")
         await world.redis.zadd(lease, {make_event(number).request: 0})
-    assert await reclaim_partition(world.redis, partition) == 1
+    assert await world.reclaim(partition) == 1
     assert await world.redis.hkeys(held) == [make_event(1).request.encode()]
     await world.redis.delete(broken)
-    assert await reclaim_partition(world.redis, partition) == 1
+    assert await world.reclaim(partition) == 1
 
 
 async def test_a_revoked_key_lists_no_models_either(world: World) -> None:
@@ -180,10 +181,10 @@ async def test_a_revoked_key_lists_no_models_either(world: World) -> None:
 async def test_a_reservation_that_nobody_can_read_does_not_stop_the_reclaimer(world: World) -> None:
     key = await world.key("wide")
     partition = world.partition(key)
-    for request, held in (("req_a", "rubbish"), ("req_b", "1:1|0|0|{}"), ("req_c", "")):
+    for request, held in (("req_a", "rubbish"), ("req_b", "w1:1|0|0|{}"), ("req_c", "")):
         await world.redis.hset(keys.held_key(partition), request, held)
         await world.redis.zadd(keys.lease_key(partition), {request: 0})
-    assert await reclaim_partition(world.redis, partition) == 0
+    assert await world.reclaim(partition) == 0
     assert await world.held() == 0
 
 
@@ -197,6 +198,7 @@ async def test_a_revoked_key_stops_at_its_next_request_on_every_gateway(world: W
         answer = await gateway.chat(key.token)
         assert (answer.status, (await answer.json())["error"]["code"]) == (401, "invalid_api_key")
     assert sum(len(triton.generations) for triton in world.tritons) == 2
+    await world.nothing_held()  # the settlements were sent before the answers; another connection may overtake them
     found = await world.events(key)
     assert [(one.outcome, one.status) for one in found] == [("completed", 200)] * 2 + [("refused", 401)] * 2
     assert await world.used(key, "requests_per_minute") == 2

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 from gateway.commands import key, work
 from gateway.core.ids import partition_of
 from gateway.identity.directory import Directory
-from gateway.identity.epoch import connect_redis
 from gateway.identity.keys import parse_token
+from gateway.quota.client import connect_redis
 from gateway.quota.keys import epoch_key
 from gateway.settings import Settings
 from gateway.storage.database import connect

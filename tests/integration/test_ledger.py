@@ -13,7 +13,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.core import event
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.quota.keys import events_key
 from gateway.storage import ledger as storage
 from gateway.storage.database import Database, connect

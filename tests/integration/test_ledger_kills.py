@@ -20,7 +20,7 @@ from redis.asyncio.client import PubSub
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.core.event import RequestEvent
-from gateway.identity.epoch import connect_redis
+from gateway.quota.client import connect_redis
 from gateway.quota.keys import events_key
 from gateway.storage import tables
 from gateway.storage.database import Database, connect

@@ -10,6 +10,7 @@ from gateway.core.caller import Caller
 from gateway.core.delta import Usage
 from gateway.core.reservation import Reservation
 from gateway.limits.plans import Limit
+from gateway.limits.weights import ONE_REQUEST, Weights
 from gateway.quota import keys
 from gateway.quota.connection import RedisConnection
 from gateway.quota.keeper import Quota
@@ -19,7 +20,11 @@ from tests.support.eventually import eventually
 
 LEASE_MS = 600
 CALLER = Caller(organisation="org_1", project="proj_1", principal="prin_1", key="key_1", plan="free")
-LIMITS = (Limit("tokens_per_minute", "key_1", "tokens", 1000, 60_000, 1000),)
+LIMITS = (
+    Limit("tokens_per_minute", "key", "key_1", "tokens", 1000, 60_000, 1000, None, Weights()),
+    Limit("concurrency", "key", "key_1", "concurrency", 5, 0, 0, None, ONE_REQUEST),
+)
+CEILING, PRICE = Usage(400, 100), Weights()
 
 
 @pytest.fixture
@@ -35,22 +40,24 @@ async def test_a_request_longer_than_its_lease_is_renewed_with_its_progress_unti
 ) -> None:
     client = redis.asyncio.from_url(redis_url)
     quota, usage, event = Quota(connection, 1, lease_ms=LEASE_MS), Usage(), make_event(1, outcome="reclaimed")
-    admitted = await quota.admit(CALLER, LIMITS, 500, event, usage)
+    admitted = await quota.admit(CALLER, LIMITS, CEILING, event, usage, PRICE)
     assert isinstance(admitted, Reservation)
     renewing = asyncio.create_task(quota.keep_leases())
     usage.prompt_tokens, usage.completion_tokens = 7, 3
     ended = asyncio.get_running_loop().time() + 3 * LEASE_MS / 1000
     while asyncio.get_running_loop().time() < ended:
-        assert await reclaim_partition(client, 0) == 0
+        assert await reclaim_partition(connection, 0) == 0
+        assert (await quota.look(CALLER, LIMITS))[1][1].remaining == 4, "its slot is gone"
         await asyncio.sleep(0.05)
     assert "|7|3|" in str(await client.hget(keys.held_key(0), event.request))
     renewing.cancel()  # the gateway dies
 
     async def reclaimed() -> bool:
-        return await reclaim_partition(client, 0) == 1
+        return await reclaim_partition(connection, 0) == 1
 
     await eventually(reclaimed, within_s=5, what="the reclaimer")
     assert await client.hget(keys.limit_key(0, "key_1", "tokens_per_minute"), "sum") == b"10"
+    assert not await client.exists(keys.slots_key(0, "key_1", "concurrency"))
     await client.aclose()
 
 
@@ -60,7 +67,7 @@ async def test_a_settlement_that_comes_after_the_reclaimer_is_counted(
     client = redis.asyncio.from_url(redis_url)
     late: list[int] = []
     quota, event = Quota(connection, 1, on_late=lambda: late.append(1)), make_event(2)
-    admitted = await quota.admit(CALLER, LIMITS, 500, event, Usage())
+    admitted = await quota.admit(CALLER, LIMITS, CEILING, event, Usage(), PRICE)
     assert isinstance(admitted, Reservation)
     quota.settle(admitted, LIMITS, event)
     await connection.ping()

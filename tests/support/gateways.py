@@ -24,8 +24,10 @@ from gateway.core.event import RequestEvent
 from gateway.core.ids import partition_of
 from gateway.identity.issue import IssuedKey, issue_key
 from gateway.quota import keys
+from gateway.quota.open import open_redis
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import migrate
+from gateway.workers.reclaimer import reclaim_partition
 from lab.bench.processes import free_port
 from tests.support.eventually import eventually
 from tests.support.http import Answer, exchange, request_bytes
@@ -45,6 +47,8 @@ TIMEOUTS = {
     "CATFLAP_BODY_TIMEOUT_S": "1",
     "CATFLAP_DRAIN_TIMEOUT_S": "2",
 }
+DEAR = {"prompt": 10, "output": 100, "kv_gib_second": 0.001}
+"""What 1,000 tokens of the model `dear` cost; each of its tokens holds a GiB."""
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
 PLANS: dict[str, list[tuple[str, int]]] = {
     "open": [],
@@ -52,6 +56,24 @@ PLANS: dict[str, list[tuple[str, int]]] = {
     "seven_requests": [("requests", 7)],
     "seven_hundred_tokens": [("requests", 1000), ("tokens", 700)],
 }
+
+SPECS: dict[str, dict[str, object]] = {
+    "two_at_a_time": {"limits": [{"measure": "concurrency", "limit": 2, "at": "principal"}]},
+    "heavy_output": {"limits": [{"measure": "tokens", "limit": 1000}], "weights": {"prompt": 0.5, "output": 10}},
+    "solo_is_scarce": {
+        "limits": [{"measure": "requests", "limit": 9}, {"measure": "requests", "limit": 1, "model": "solo"}]
+    },
+    "small_purse": {"limits": [{"measure": "cost", "limit": 1, "at": "organisation"}]},
+    "every_level": {
+        "limits": [
+            {"measure": "requests", "limit": 2, "at": "key"},
+            {"measure": "requests", "limit": 3, "at": "principal"},
+            {"measure": "requests", "limit": 4, "at": "project"},
+            {"measure": "requests", "limit": 5, "at": "organisation"},
+        ]
+    },
+}
+"""Plans that need more words."""
 
 
 class Gateway:
@@ -153,11 +175,17 @@ class World:
         for gateway in self.gateways:
             await eventually(gateway.is_ready, within_s=20, what="the gateway's readiness")
 
-    async def key(self, plan: str = "open", organisation: str | None = None) -> IssuedKey:
+    async def key(
+        self,
+        plan: str = "open",
+        organisation: str | None = None,
+        project: str = "web",
+        principal: str | None = None,
+    ) -> IssuedKey:
         """A new key, in an organisation of its own unless one is named."""
         name = organisation or f"org {os.urandom(6).hex()}"
         return await issue_key(
-            self.database, PEPPER.encode(), organisation=name, project="web", principal=None, plan=plan
+            self.database, PEPPER.encode(), organisation=name, project=project, principal=principal, plan=plan
         )
 
     def partition(self, key: IssuedKey) -> int:
@@ -174,6 +202,15 @@ class World:
         found = await eventually(lambda: self.events(key), what="the event")
         assert len(found) == 1
         return found[0]
+
+    async def reclaim(self, partition: int) -> int:
+        """What the reclaimer does with one partition; how many reservations it ended."""
+        connection = open_redis(self.redis_server.url, timeout_s=2)
+        await connection.start()
+        try:
+            return await reclaim_partition(connection, partition)
+        finally:
+            await connection.close()
 
     async def held(self) -> int:
         """Reservations and leases of all requests."""
@@ -198,7 +235,9 @@ def write_files(folder: Path, ports: Sequence[int]) -> None:
     plans = folder / "policies" / "plans"
     plans.mkdir(parents=True)
     for name, limits in PLANS.items():
-        spec = {"default_max_tokens": 20, "limits": [{"measure": m, "limit": limit} for m, limit in limits]}
+        SPECS[name] = {"limits": [{"measure": m, "limit": limit} for m, limit in limits]}
+    for name, words in SPECS.items():
+        spec = {"default_max_tokens": 20, **words}
         plan = {"apiVersion": "catflap/v1", "kind": "Plan", "metadata": {"id": name, "description": name}, "spec": spec}
         (plans / f"{name}.yaml").write_text(json.dumps(plan))
     model: dict[str, object] = {
@@ -216,6 +255,7 @@ def write_files(folder: Path, ports: Sequence[int]) -> None:
         "models": [
             {"name": "demo", "endpoints": ["e0", "e1"], **model},
             {"name": "solo", "endpoints": ["e0"], **model},
+            {"name": "dear", "endpoints": ["e0"], "cost": DEAR, "kv_bytes_per_token": 1 << 30, **model},
         ],
     }
     (folder / "fleet.yaml").write_text(json.dumps(fleet))

@@ -1,6 +1,5 @@
 """Free ports, and an environment that has nothing of the caller's `CATFLAP_*`."""
 
-import contextlib
 import os
 import random
 import socket
@@ -28,13 +27,24 @@ def own_environment(folder: Path) -> dict[str, str]:
     return {**clean, **ports, "CATFLAP_DATA_DIR": str(folder / "var")}
 
 
-def free_ports(number: int) -> list[int]:
+def free_ports(number: int, bus: int = 0) -> list[int]:
     """Ports that were free a moment ago, below those that the kernel gives to clients: one of them could be lent to any
-    connection on this machine before our program takes it."""
+    connection on this machine before our program takes it. `bus`: the port so much higher is free and below them too.
+    """
     found: list[int] = []
+    first, end = PORTS_BELOW_CLIENTS
     while len(found) < number:
-        port = random.randrange(*PORTS_BELOW_CLIENTS)
-        with socket.socket() as listener, contextlib.suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            found += [port] if port not in found else []
+        port = random.randrange(first, end - bus)
+        if port not in found and is_free(port) and (not bus or is_free(port + bus)):
+            found.append(port)
     return found
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there now."""
+    with socket.socket() as listener:
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -3,13 +3,15 @@
 The scripts' own text runs, with one line exchanged: the one that asks Redis for the TIME reads the key WALL instead.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from redis import Redis
 
 from gateway.quota import keys
 from gateway.quota.connection import Argument, Script
-from gateway.quota.scripts import ADMIT, EXPIRED, RENEW, SETTLE
+from gateway.quota.keeper import KEYS
+from gateway.quota.scripts import ADMIT, EXPIRED, RENEW, RESTORE, SETTLE
 
 WALL = "test:wall"
 _TIME = "local time = redis.call('TIME')\n"
@@ -23,6 +25,8 @@ EPOCH = keys.epoch_key(PARTITION, "org_1")
 
 
 def _under_test_clock(script: Script) -> Script:
+    if script is RESTORE:
+        return script  # knows no time
     assert script.text.count(_TIME) == 1, "clock.lua no longer reads the time in the line that is exchanged here"
     return Script(script.text.replace(_TIME, _HELD))
 
@@ -32,9 +36,16 @@ class Scripts:
 
     def __init__(self, redis: "Redis") -> None:
         self.redis: Any = redis
+        self.born = 0
         self._scripts = {
             name: _under_test_clock(script)
-            for name, script in (("admit", ADMIT), ("settle", SETTLE), ("renew", RENEW), ("expired", EXPIRED))
+            for name, script in (
+                ("admit", ADMIT),
+                ("settle", SETTLE),
+                ("renew", RENEW),
+                ("expired", EXPIRED),
+                ("restore", RESTORE),
+            )
         }
         for script in self._scripts.values():
             redis.script_load(script.text)
@@ -42,23 +53,36 @@ class Scripts:
     def set_wall(self, milliseconds: int) -> None:
         self.redis.set(WALL, milliseconds, px=10**9)
 
-    def admit(self, request: str, lease_ms: int, limits: list[tuple[str, int, int, int, int]]) -> list[int]:
-        """`limits`: (name, cap, window ms, bucket ms, cost). The reply as admit.lua says."""
-        windows = [window_key(name) for name, *_ in limits]
+    def admit(self, request: str, lease_ms: int, limits: Sequence[tuple[str, str, int, int, int, int]]) -> list[int]:
+        """`limits`: (kind, name, cap, window ms, bucket ms, cost). The reply as admit.lua says, less `born`."""
         args: list[Argument] = [request, lease_ms, f"note of {request}"]
-        for _, *numbers in limits:
-            args += numbers
-        return cast(list[int], self._run("admit", [*HEAD, EPOCH, *windows], args))
+        for kind, _, *numbers in limits:
+            args += (kind, *numbers)
+        names = [limit_key(kind, name) for kind, name, *_ in limits]
+        reply = cast(list[int], self._run("admit", [*HEAD, EPOCH, *names], args))
+        self.born = reply.pop(3)
+        return reply
 
-    def settle(self, request: str, used: list[tuple[str, int]], *, only_expired: bool = False) -> int:
-        """`used`: (name of the limit, units)."""
-        windows = [window_key(name) for name, _ in used]
-        args: list[Argument] = [request, "{}", 1000, "1" if only_expired else "", *(units for _, units in used)]
-        return cast(int, self._run("settle", [*HEAD, EVENTS, *windows], args))
+    def settle(self, request: str, used: Sequence[tuple[str, str, int]], *, only_expired: bool = False) -> int:
+        """`used`: (kind, name of the limit, units). The code of settle.lua's reply."""
+        names = [limit_key(kind, name) for kind, name, _ in used]
+        args: list[Argument] = [request, "{}", 1000, "1" if only_expired else "", *(units for *_, units in used)]
+        code, entry, _ = cast("tuple[int, bytes, int]", self._run("settle", [*HEAD, EVENTS, *names], args))
+        assert (entry == b"") == (code == 0)
+        return code
 
-    def renew(self, lease_ms: int, reports: list[tuple[str, int, int]]) -> int:
-        """`reports`: (request, prompt tokens, completion tokens)."""
-        return cast(int, self._run("renew", HEAD, [lease_ms, *(part for report in reports for part in report)]))
+    def renew(self, lease_ms: int, reports: Sequence[tuple[str, int, int, Sequence[str]]]) -> int:
+        """`reports`: (request, prompt tokens, completion tokens, names of its slots)."""
+        slots = [limit_key("s", name) for *_, names in reports for name in names]
+        args: list[Argument] = []
+        for request, prompt, completion, names in reports:
+            args += (request, prompt, completion, len(names))
+        return cast(int, self._run("renew", [*HEAD, *slots], [lease_ms, *args]))
+
+    def restore(self, month: int, spent: dict[str, int], *, make: bool) -> int:
+        """`spent`: name of the budget -> what the ledger knows."""
+        names = [limit_key("b", name) for name in spent]
+        return cast(int, self._run("restore", [HEAD[0], *names], [month, "1" if make else "", *spent.values()]))
 
     def expired(self, most: int = 1000) -> dict[str, str]:
         """Request -> its reservation."""
@@ -70,5 +94,10 @@ class Scripts:
         return self.redis.evalsha(self._scripts[name].digest, len(names), *names, *args)
 
 
+def limit_key(kind: str, name: str) -> str:
+    """The key of a window (w), of slots (s) or of a budget (b)."""
+    return KEYS[kind](PARTITION, "key_1", name)
+
+
 def window_key(name: str) -> str:
-    return keys.limit_key(PARTITION, "key_1", name)
+    return limit_key("w", name)

@@ -123,7 +123,7 @@ class Decoder:
             None if reason == "None" else _REASONS.get(reason, "stop"),
             event.num_input_tokens,
             event.num_output_tokens,
-            self._told(event.logprobs) if self._logprobs is not None else None,
+            logprobs=self._told(event.logprobs) if self._logprobs is not None else None,
         )
 
     def _told(self, text: str) -> tuple[TokenLogprob, ...] | None:

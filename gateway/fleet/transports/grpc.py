@@ -31,24 +31,26 @@ BACKOFF_MS = 200
 """The longest pause before a lost connection is tried again."""
 SETTLE_S = 2 * BACKOFF_MS / 1000
 """How long a request waits for a connection that is being tried again after it failed."""
+KEEPALIVE_MS, KEEPALIVE_ANSWER_MS = 30_000, 10_000
+"""How long a connection with streams on it may be silent before its server is pinged, and how long the answer may take:
+in their sum a host that has vanished is noticed."""
 
-METHOD = "/inference.GRPCInferenceService/ModelStreamInfer"
+SERVICE = "/inference.GRPCInferenceService"
 _REAL_STATUS = ("triton_grpc_error", "true")
 """Asks Triton for a model's errors as statuses of the stream: without it they are text, and text alone."""
-_NOT_THERE = "Request for unknown model"
-"""How Triton's text begins when it does not serve the model; of that it gives no status."""
 
 
 class GrpcGeneration:
     """See Generation."""
 
-    __slots__ = ("_call", "_channel", "_failure", "_final", "_fresh", "_timeouts", "_transport")
+    __slots__ = ("_call", "_channel", "_failure", "_final", "_fresh", "_model", "_timeouts", "_transport", "_version")
 
-    def __init__(self, transport: "GrpcTransport", channel: Any, call: Any, timeouts: Timeouts) -> None:
+    def __init__(self, transport: "GrpcTransport", channel: Any, call: Any, model: str, version: str) -> None:
         self._transport = transport
         self._channel = channel
         self._call = call
-        self._timeouts = timeouts
+        self._model, self._version = model, version
+        self._timeouts = transport.timeouts
         self._fresh = True  # nothing has been received yet
         self._final = False
         self._failure: ApiError | None = None
@@ -61,7 +63,7 @@ class GrpcGeneration:
                 break
             if message.error_message:
                 self.close()
-                raise _reported(message.error_message, self._fresh)
+                raise await self._failed("error message")
             response = message.infer_response
             self._final = response.parameters["triton_final_response"].bool_param
             self._fresh = False
@@ -86,11 +88,35 @@ class GrpcGeneration:
                 "The model's server did not answer in time.", detail=f"silent for {limit}s"
             ) from problem
         except grpc.RpcError as problem:
-            raise _failed(problem, self._channel.get_state(), self._fresh) from None  # it holds Triton's words
+            raise await self._ended(problem.code()) from None  # the problem holds Triton's words
         except asyncio.CancelledError:
             if self._failure is not None:  # it is the call that was cancelled, not the task that reads it
                 raise self._failure from None
+            if not _leaving():  # and not by us: its channel was closed under it
+                raise _stopping() from None
             raise
+
+    async def _ended(self, code: StatusCode) -> ApiError:
+        """What the stream's status means to a client."""
+        detail = f"grpc status {code.name}"
+        if code is StatusCode.DEADLINE_EXCEEDED:  # we set none: it is a proxy's
+            return UpstreamTimeout("The model's server did not answer in time.", detail=detail)
+        state = self._channel.get_state()
+        if code is not StatusCode.UNAVAILABLE or state is State.READY:
+            return await self._failed(detail, unknown=code is StatusCode.NOT_FOUND)
+        if self._fresh and state is State.TRANSIENT_FAILURE:  # it was never taken on
+            return _unreachable(detail)
+        return UpstreamFailed("The model's server closed the connection.", detail=detail)
+
+    async def _failed(self, detail: str, *, unknown: bool = True) -> ApiError:
+        """The server has ended the generation. What it says is not relayed, because it tells of its insides, nor
+        understood, because it changes with every version: where it may be that the model is `unknown` there, it is
+        asked. All other failures are the model's own, as on the HTTP road, and take nothing out of service."""
+        if not self._fresh:
+            return UpstreamFailed("The model's server failed while it answered.", detail=detail)
+        if unknown and not await self._transport.serves(self._channel, self._model, self._version):
+            return NotServed("The model is not ready on its server.", detail=detail, retry_after_ms=1000)
+        return UpstreamFailed("The model's server refused the request.", detail=detail)
 
     def finish(self) -> None:
         """See Generation."""
@@ -111,7 +137,7 @@ class GrpcGeneration:
 
     def hang_up(self) -> None:
         """Close from outside."""
-        self._failure = Unavailable("The gateway is stopping.")
+        self._failure = _stopping()
         self._call.cancel()
 
 
@@ -120,7 +146,7 @@ class GrpcTransport:
 
     def __init__(self, host: str, port: int, timeouts: Timeouts) -> None:
         self._target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._channels = [self._connect() for _ in range(CHANNELS)]
         self._methods = [_method(channel) for channel in self._channels]
         self._turn = 0
@@ -129,11 +155,14 @@ class GrpcTransport:
 
     async def generate(self, model: str, version: str, inputs: Inputs, traceparent: bytes | None) -> GrpcGeneration:
         """See Transport."""
-        turn = await self._next_channel()
-        channel = self._channels[turn]
         metadata = (_REAL_STATUS,) if traceparent is None else (_REAL_STATUS, ("traceparent", traceparent.decode()))
-        call = self._methods[turn](pack(model, version, inputs), metadata=metadata)
-        generation = self._open[call] = GrpcGeneration(self, channel, call, self._timeouts)
+        try:
+            turn = await self._next_channel()
+            channel = self._channels[turn]
+            call = self._methods[turn](pack(model, version, inputs), metadata=metadata)
+        except grpc.aio.UsageError as closed:  # what gRPC says of a channel that is closed
+            raise _stopping() from closed
+        generation = self._open[call] = GrpcGeneration(self, channel, call, model, version)
         call.add_done_callback(self._forget)
         return generation
 
@@ -148,6 +177,26 @@ class GrpcTransport:
                 return turn
         await self._ready(self._channels[first])
         return first
+
+    async def serves(self, channel: Any, model: str, version: str) -> bool:
+        """Whether the server serves the model. One that does not answer this has not said no. Raises Unavailable when
+        the channel is closed meanwhile."""
+        ask = channel.unary_unary(
+            f"{SERVICE}/ModelReady",
+            request_serializer=service_pb2.ModelReadyRequest.SerializeToString,
+            response_deserializer=service_pb2.ModelReadyResponse.FromString,
+        )
+        try:
+            answer = await ask(
+                service_pb2.ModelReadyRequest(name=model, version=version), timeout=self.timeouts.connect
+            )
+        except grpc.RpcError as problem:
+            return problem.code() is not StatusCode.NOT_FOUND
+        except (grpc.aio.UsageError, asyncio.CancelledError) as closed:
+            if _leaving():
+                raise
+            raise _stopping() from closed
+        return bool(answer.ready)
 
     async def close(self) -> None:
         """See Transport."""
@@ -195,7 +244,7 @@ class GrpcTransport:
         state = channel.get_state(try_to_connect=True)
         failed_before = state is State.TRANSIENT_FAILURE
         try:
-            async with asyncio.timeout(SETTLE_S if failed_before else self._timeouts.connect):
+            async with asyncio.timeout(SETTLE_S if failed_before else self.timeouts.connect):
                 while state is not State.READY:
                     if state is State.TRANSIENT_FAILURE and not failed_before:
                         raise _unreachable("connection failed")
@@ -214,11 +263,13 @@ class GrpcTransport:
             "grpc.http2.bdp_probe": 0,
             # A server that was not told otherwise takes a third ping without data between for an attack and hangs up;
             # gRPC's own bound of two stays.
-            "grpc.keepalive_time_ms": 30_000,
-            "grpc.keepalive_timeout_ms": 10_000,
+            "grpc.keepalive_time_ms": KEEPALIVE_MS,
+            "grpc.keepalive_timeout_ms": KEEPALIVE_ANSWER_MS,
+            # The time that grpcio 1.85.1 really gives an answer; its own is a minute (docs/decisions/0007).
+            "grpc.http2.ping_timeout_ms": KEEPALIVE_ANSWER_MS,
             "grpc.initial_reconnect_backoff_ms": BACKOFF_MS,
             "grpc.max_reconnect_backoff_ms": BACKOFF_MS,
-            "grpc.min_reconnect_backoff_ms": max(BACKOFF_MS, int(self._timeouts.connect * 1000)),
+            "grpc.min_reconnect_backoff_ms": max(BACKOFF_MS, int(self.timeouts.connect * 1000)),
             # A proxy named by the environment is for other traffic than that to our own GPUs.
             "grpc.enable_http_proxy": 0,
         }
@@ -227,33 +278,20 @@ class GrpcTransport:
 
 def _method(channel: Any) -> Any:
     return channel.unary_stream(
-        METHOD,
+        f"{SERVICE}/ModelStreamInfer",
         request_serializer=service_pb2.ModelInferRequest.SerializeToString,
         response_deserializer=service_pb2.ModelStreamInferResponse.FromString,
     )
 
 
-def _reported(text: str, fresh: bool) -> ApiError:
-    """Triton's own words stay here: they tell of its insides."""
-    if not fresh:
-        return UpstreamFailed("The model's server failed while it answered.", detail="error message in the stream")
-    if text.startswith(_NOT_THERE):
-        return NotServed("The model is not ready on its server.", detail="unknown model", retry_after_ms=1000)
-    return UpstreamFailed("The model's server refused the request.", detail="error message")
+def _leaving() -> bool:
+    """Whether it is this task that was cancelled, and not something that it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
-def _failed(problem: Any, state: State, fresh: bool) -> ApiError:
-    """What a stream's status means to a client. A status that Triton gives comes from the model (what Triton itself
-    refuses it tells in a message), and a model's refusals are failures, as on the HTTP road."""
-    code = problem.code()
-    detail = f"grpc status {code.name}"
-    if code is StatusCode.UNAVAILABLE and state is not State.READY:
-        if fresh and state is State.TRANSIENT_FAILURE:  # it was never taken on
-            return _unreachable(detail)
-        return UpstreamFailed("The model's server closed the connection.", detail=detail)
-    if fresh:
-        return UpstreamFailed("The model's server refused the request.", detail=detail)
-    return UpstreamFailed("The model's server failed while it answered.", detail=detail)
+def _stopping() -> Unavailable:
+    return Unavailable("The gateway is stopping.")
 
 
 def _unreachable(detail: str) -> Unavailable:

@@ -1,16 +1,15 @@
-"""The Lua scripts, as text. Those that need the time have the partition's clock put before them."""
+"""The Lua scripts, as text. Those that need the time or the calendar have those put before them."""
 
 from importlib.resources import files
 
 from gateway.quota.connection import Script
 
 
-def _read(name: str) -> str:
-    return files(__name__).joinpath(f"{name}.lua").read_text()
+def _read(*names: str) -> Script:
+    return Script("".join(files(__name__).joinpath(f"{name}.lua").read_text() for name in names))
 
 
-ADMIT, SETTLE, RENEW, EXPIRED = (
-    Script(_read("clock") + _read(name)) for name in ("admit", "settle", "renew", "expired")
-)
-EPOCH = Script(_read("epoch"))
-RAISE, CONFIRM, REPLACE = (Script(_read(name)) for name in ("raise", "confirm", "replace"))
+ADMIT = _read("clock", "month", "admit")
+SETTLE, RENEW, EXPIRED = (_read("clock", name) for name in ("settle", "renew", "expired"))
+EPOCH, RESTORE = _read("epoch"), _read("restore")
+CONFIRM, REPLACE = _read("confirm"), _read("replace")

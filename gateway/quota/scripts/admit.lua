@@ -1,81 +1,132 @@
 -- Admit a request: all limits that bind are checked, and all of them or none are taken, in one round trip.
 --
--- KEYS  1 clock  2 held  3 lease  4 epoch  5... one window (hash) for each limit
--- ARGV  1 request id  2 lease in ms  3 note kept with the reservation, opaque here
---       then for each limit: cap, window ms, bucket ms, cost (integers; cost <= cap)
+-- KEYS  1 clock  2 held  3 lease  4 epoch  5... one for each limit: a window or a budget (hash), or slots (sorted set)
+-- ARGV  1 request id; '': only look, take nothing  2 lease in ms  3 note kept with the reservation, opaque here
+--       then for each limit: kind (w window, s slots, b budget), cap, window ms, bucket ms (0 0 unless w), cost
+--       (integers; cost <= cap)
 -- Returns integers: 1 milliseconds until it may be tried again, 0 when it is admitted
---                   2 number of the limit that refused it for longest, 0 when it is admitted
---                   3 the organisation's epoch
---                   then for each limit: units left, milliseconds until the limit is whole again
+--                   2 number of the limit that refused it for longest, 0 when it is admitted; -i when limit i is a
+--                     budget that is not known here (1 is then its month): put it there with restore.lua and ask again
+--                   3 the organisation's epoch  4 born (clock.lua)
+--                   then for each limit: units left, milliseconds until the limit is whole again (0 for slots)
 --
 -- A window: `sum` of its buckets, `tail` the oldest bucket kept, `head` the newest, and one field a bucket.
--- A reservation: "bucket:cost,bucket:cost|prompt tokens|completion tokens|note".
-assert(#KEYS >= 4 and #ARGV == 3 + 4 * (#KEYS - 4), 'admit: KEYS and ARGV do not fit')
-local now = partition_now(KEYS[1])
-local windows, wait, refused_by = {}, 0, 0
+-- Slots: request id -> end of its lease. A budget: `month` (yyyymm) and `used`.
+-- A reservation: "kind bucket:cost,kind bucket:cost|prompt tokens|completion tokens|note", a budget's bucket its month.
+assert(#KEYS >= 4 and #ARGV == 3 + 5 * (#KEYS - 4), 'admit: KEYS and ARGV do not fit')
+local now, wall, born = partition_now(KEYS[1])
+local request = ARGV[1]
+local SLOT_WAIT = 100 -- a slot may come free at any time; whoever asks again a little later loses little
+local look, take, ask_again, month_now, month_left = {}, {}, {}, nil, nil
 
-local function slide(key, cap, window, width, cost)
-  local state = redis.call('HMGET', key, 'sum', 'tail', 'head')
+function look.w(limit)
+  local state = redis.call('HMGET', limit.key, 'sum', 'tail', 'head')
+  local width, buckets = limit.width, limit.window / limit.width
   local bucket = math.floor(now / width)
   local sum, tail, head = tonumber(state[1]) or 0, tonumber(state[2]) or bucket, tonumber(state[3]) or bucket
   if bucket < head then bucket = head end
-  local oldest = bucket - window / width
+  local oldest = bucket - buckets
   if tail < oldest then
     if head < oldest then
-      redis.call('DEL', key)
-      sum, tail = 0, bucket
+      redis.call('DEL', limit.key)
+      state[3], sum, tail, head = false, 0, bucket, bucket
     else
       local gone = {}
       for b = tail, oldest - 1 do gone[#gone + 1] = b end
-      for _, units in ipairs(redis.call('HMGET', key, unpack(gone))) do sum = sum - (tonumber(units) or 0) end
-      redis.call('HDEL', key, unpack(gone))
+      for _, units in ipairs(redis.call('HMGET', limit.key, unpack(gone))) do sum = sum - (tonumber(units) or 0) end
+      redis.call('HDEL', limit.key, unpack(gone))
       tail = oldest
-      redis.call('HSET', key, 'sum', sum, 'tail', tail)
+      redis.call('HSET', limit.key, 'sum', sum, 'tail', tail)
     end
   end
-  return {key = key, cap = cap, window = window, width = width, cost = cost,
-          sum = sum, tail = tail, head = state[3] and head, bucket = bucket}
+  limit.used, limit.tail, limit.head, limit.bucket = sum, tail, state[3] and head, bucket
+  limit.whole = function() return limit.used > 0 and (bucket + buckets + 1) * width - now or 0 end
 end
 
-local function wait_for_room(w)
-  local missing, buckets = w.sum + w.cost - w.cap, {}
-  for b = w.tail, w.bucket do buckets[#buckets + 1] = b end
-  for i, units in ipairs(redis.call('HMGET', w.key, unpack(buckets))) do
+function ask_again.w(limit)
+  local missing, buckets = limit.used + limit.cost - limit.cap, {}
+  for b = limit.tail, limit.bucket do buckets[#buckets + 1] = b end
+  for i, units in ipairs(redis.call('HMGET', limit.key, unpack(buckets))) do
     missing = missing - (tonumber(units) or 0)
-    if missing <= 0 then return (buckets[i] + w.window / w.width + 1) * w.width - now end
+    if missing <= 0 then return (buckets[i] + limit.window / limit.width + 1) * limit.width - now end
   end
-  return w.window
+  return limit.window
 end
 
+function take.w(limit)
+  if limit.head == limit.bucket then
+    redis.call('HINCRBY', limit.key, limit.bucket, limit.cost)
+    redis.call('HINCRBY', limit.key, 'sum', limit.cost)
+  else
+    redis.call('HSET', limit.key, 'sum', limit.used + limit.cost, 'tail', limit.tail, 'head', limit.bucket,
+               limit.bucket, limit.cost)
+    redis.call('PEXPIRE', limit.key, 2 * limit.window)
+  end
+end
+
+function look.s(limit)
+  redis.call('ZREMRANGEBYSCORE', limit.key, '-inf', now)
+  limit.used, limit.bucket = redis.call('ZCARD', limit.key), 0
+  limit.whole = function() return 0 end
+end
+
+function ask_again.s() return SLOT_WAIT end
+
+function take.s(limit)
+  redis.call('ZADD', limit.key, now + ARGV[2], request)
+  redis.call('PEXPIRE', limit.key, 2 * ARGV[2])
+end
+
+function look.b(limit)
+  if not month_now then month_now, month_left = month_of(wall) end
+  local state = redis.call('HMGET', limit.key, 'month', 'used')
+  local month = tonumber(state[1])
+  if not month then
+    limit.unknown = true
+    limit.used = 0
+  elseif month < month_now then
+    redis.call('HSET', limit.key, 'month', month_now, 'used', 0)
+    redis.call('PEXPIRE', limit.key, 5356800000)
+    limit.used, month = 0, month_now
+  else
+    limit.used = tonumber(state[2])
+  end
+  limit.bucket = month
+  limit.whole = function() return limit.used > 0 and month_left or 0 end
+end
+
+function ask_again.b() return month_left end
+
+function take.b(limit) redis.call('HINCRBY', limit.key, 'used', limit.cost) end
+
+local limits, wait, refused_by = {}, 0, 0
 for i = 5, #KEYS do
-  local a = 4 * (i - 4)
-  local w = slide(KEYS[i], tonumber(ARGV[a]), tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3]))
-  windows[i - 4] = w
-  if w.sum + w.cost > w.cap then
-    local w_wait = wait_for_room(w)
-    if w_wait > wait then wait, refused_by = w_wait, i - 4 end
+  local a = 5 * (i - 4) - 1
+  local limit = {key = KEYS[i], kind = ARGV[a], cap = tonumber(ARGV[a + 1]), window = tonumber(ARGV[a + 2]),
+                 width = tonumber(ARGV[a + 3]), cost = tonumber(ARGV[a + 4]), cost_text = ARGV[a + 4]}
+  look[limit.kind](limit)
+  limits[i - 4] = limit
+  if limit.unknown then
+    if refused_by >= 0 then wait, refused_by = month_now, 4 - i end
+  elseif limit.used + limit.cost > limit.cap and refused_by >= 0 then
+    local its_wait = ask_again[limit.kind](limit)
+    if its_wait > wait then wait, refused_by = its_wait, i - 4 end
   end
 end
 
-local reply = {wait, refused_by, tonumber(redis.call('GET', KEYS[4])) or 0}
-local reserved = {}
-for i, w in ipairs(windows) do
-  if wait == 0 then
-    w.sum = w.sum + w.cost
-    if w.head == w.bucket then
-      redis.call('HINCRBY', w.key, w.bucket, w.cost)
-      redis.call('HINCRBY', w.key, 'sum', w.cost)
-    else
-      redis.call('HSET', w.key, 'sum', w.sum, 'tail', w.tail, 'head', w.bucket, w.bucket, w.cost)
-      redis.call('PEXPIRE', w.key, 2 * w.window)
-    end
-    reserved[i] = w.bucket .. ':' .. w.cost
+local admitted = refused_by == 0 and request ~= ''
+local reply, reserved = {wait, refused_by, tonumber(redis.call('GET', KEYS[4])) or 0, born}, {}
+for i, limit in ipairs(limits) do
+  if admitted then
+    take[limit.kind](limit)
+    limit.used = limit.used + limit.cost
+    reserved[i] = limit.kind .. limit.bucket .. ':' .. limit.cost_text
   end
-  reply[2 + 2 * i] = math.max(w.cap - w.sum, 0)
-  reply[3 + 2 * i] = w.sum > 0 and (math.max(w.bucket, w.head or 0) + w.window / w.width + 1) * w.width - now or 0
+  reply[3 + 2 * i] = math.max(limit.cap - limit.used, 0)
+  reply[4 + 2 * i] = limit.whole()
 end
-if wait == 0 then
-  redis.call('HSET', KEYS[2], ARGV[1], table.concat(reserved, ',') .. '|0|0|' .. ARGV[3])
-  redis.call('ZADD', KEYS[3], now + ARGV[2], ARGV[1])
+if admitted then
+  redis.call('HSET', KEYS[2], request, table.concat(reserved, ',') .. '|0|0|' .. ARGV[3])
+  redis.call('ZADD', KEYS[3], now + ARGV[2], request)
 end
 return reply

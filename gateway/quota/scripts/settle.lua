@@ -5,36 +5,49 @@
 -- from a gateway that was cut off, or Redis has lost it, or this settlement is sent a second time. The ledger keeps one
 -- row a request, and lets a settlement replace what the reclaimer could only estimate.
 --
--- KEYS  1 clock  2 held  3 lease  4 events  5... one window (hash) for each limit, as at admission
+-- KEYS  1 clock  2 held  3 lease  4 events  5... one for each limit, as at admission
 -- ARGV  1 request id  2 event (JSON)  3 most entries of the stream  4 '1': only if the lease has ended (reclaim)
---       then for each limit: units that were used
--- Returns 1 when it was settled now, 2 when only its event was recorded, 0 when there was nothing to reclaim
+--       then for each limit: units that were used; for slots any number
+-- Returns 1 when it was settled now, 2 when only its event was recorded, 0 when there was nothing to reclaim;
+--         then the id of the event's entry ('' where there is none), and born (clock.lua)
 assert(#KEYS >= 4 and #ARGV == #KEYS, 'settle: KEYS and ARGV do not fit')
+local now, _, born = partition_now(KEYS[1])
+
+local function record(code)
+  return {code, redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'e', ARGV[2]), born}
+end
+
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 if not held then
-  if ARGV[4] == '1' then return 0 end
-  redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'e', ARGV[2])
-  return 2
+  if ARGV[4] == '1' then return {0, '', born} end
+  return record(2)
 end
 if ARGV[4] == '1' then
   local lease = redis.call('ZSCORE', KEYS[3], ARGV[1])
-  if lease and tonumber(lease) > partition_now(KEYS[1]) then return 0 end
+  if lease and tonumber(lease) > now then return {0, '', born} end
 end
-local i = 5
-for bucket, cost in string.gmatch(string.match(held, '^[^|]*'), '(%d+):(%d+)') do
-  local delta = tonumber(ARGV[i]) - tonumber(cost)
-  if delta ~= 0 then
-    -- a bucket that has left the window, or a window that is gone, needs no correction and must not come back
-    local tail = tonumber(redis.call('HGET', KEYS[i], 'tail'))
-    if tail and tonumber(bucket) >= tail then
-      redis.call('HINCRBY', KEYS[i], bucket, delta)
-      redis.call('HINCRBY', KEYS[i], 'sum', delta)
-    end
+
+local correct = {}
+function correct.w(key, bucket, delta)
+  if delta == 0 then return end
+  -- a bucket that has left the window, or a window that is gone, needs no correction and must not come back
+  local tail = tonumber(redis.call('HGET', key, 'tail'))
+  if tail and tonumber(bucket) >= tail then
+    redis.call('HINCRBY', key, bucket, delta)
+    redis.call('HINCRBY', key, 'sum', delta)
   end
+end
+function correct.s(key) redis.call('ZREM', key, ARGV[1]) end
+function correct.b(key, month, delta)
+  if delta ~= 0 and redis.call('HGET', key, 'month') == month then redis.call('HINCRBY', key, 'used', delta) end
+end
+
+local i = 5
+for kind, bucket, cost in string.gmatch(string.match(held, '^[^|]*'), '(%a)(%d+):(%d+)') do
+  correct[kind](KEYS[i], bucket, tonumber(ARGV[i]) - tonumber(cost))
   i = i + 1
 end
 assert(i == #KEYS + 1, 'settle: the limits are not those of the reservation')
 redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[3], '*', 'e', ARGV[2])
-return 1
+return record(1)

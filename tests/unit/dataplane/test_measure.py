@@ -13,6 +13,7 @@ from gateway.dataplane.measure import measure
 from gateway.fleet.file import Model, TritonModel
 from gateway.fleet.models import ServedModel
 from gateway.limits.plans import Limit
+from gateway.limits.weights import ONE_REQUEST, Weights
 
 CONTEXT, MAX_OUTPUT = 100, 60
 
@@ -26,6 +27,9 @@ class Halves:
 
     def bound(self, text: str) -> int:
         return len(text)
+
+    def floor(self, text: str) -> int:
+        return -(-len(text) // 4)
 
     async def count(self, text: str) -> int:
         self.counted += 1
@@ -41,8 +45,9 @@ def model(counter: Halves, special: int = 0) -> ServedModel:
 
 
 def tokens_limit(cap: int | None) -> tuple[Limit, ...]:
-    requests = Limit("requests_per_minute", "k", "requests", 1, 60_000, 1_000)
-    return (requests,) if cap is None else (requests, Limit("tokens_per_minute", "k", "tokens", cap, 60_000, 1_000))
+    requests = Limit("requests_per_minute", "key", "k", "requests", 1, 60_000, 1_000, None, ONE_REQUEST)
+    tokens = Limit("tokens_per_minute", "key", "k", "tokens", cap or 0, 60_000, 1_000, None, Weights())
+    return (requests,) if cap is None else (requests, tokens)
 
 
 def measured(
@@ -50,7 +55,8 @@ def measured(
     special: int = 0, counter: Halves | None = None,
 ) -> tuple[int, int]:  # fmt: skip
     prompt = Prompt(endpoint="completions", model="demo", texts=tuple(texts), max_tokens=max_tokens, n=n)
-    return asyncio.run(measure(prompt, prompt.texts, model(counter or Halves(), special), default, tokens_limit(cap)))
+    found = asyncio.run(measure(prompt, prompt.texts, model(counter or Halves(), special), default, tokens_limit(cap)))
+    return found.max_tokens, found.ceiling.prompt_tokens + found.ceiling.completion_tokens
 
 
 @settings(max_examples=500, deadline=None)
@@ -84,6 +90,13 @@ def test_the_reservation_covers_every_legal_usage_and_fits_the_limit(
     assert max_tokens is None or output == max_tokens
     assert max(counts) + output <= CONTEXT
     assert cap is None or reserved <= cap
+
+
+def test_a_text_that_is_hopelessly_long_is_refused_without_being_counted() -> None:
+    counter = Halves()
+    with pytest.raises(ContextLengthExceeded, match="at least"):
+        measured(["x" * 4 * CONTEXT], 1, counter=counter)
+    assert counter.counted == 0
 
 
 def test_a_text_is_counted_only_where_its_bound_does_not_fit() -> None:

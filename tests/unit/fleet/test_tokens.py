@@ -31,17 +31,24 @@ COUNTERS: dict[str, TokenCounter] = {
     "byte level, NFKC": byte_level(normalizers.NFKC()),
     "byte level, prefix": byte_level(normalizers.Prepend("__")),
     "byte level, space in front": byte_level(prefix_space=True),
+    "the demo's": read_counter("tokenizer.json", Path("triton_models/demo/tokenizer.json")),
 }
 
 
 @pytest.mark.parametrize("name", COUNTERS)
 @given(text=st.text(max_size=50) | st.sampled_from(["", "\u0958" * 9, "ﷺ", "a", "猫😺"]))
-def test_a_bound_is_never_below_the_count(name: str, text: str) -> None:
+def test_a_bound_is_never_below_the_count_nor_a_floor_above_it(name: str, text: str) -> None:
     counter = COUNTERS[name]
     count = asyncio.run(counter.count(text))
-    assert count <= counter.bound(text)
+    assert counter.floor(text) <= count <= counter.bound(text)
     if counter.exact:
         assert count == counter.bound(text)
+
+
+def test_a_floor_is_told_only_where_no_text_can_vanish() -> None:
+    assert byte_level().floor("x" * 100) == 50  # the alphabet's letters are up to two bytes
+    assert byte_level(normalizers.NFKC()).floor("x" * 100) == 0
+    assert TokenizerCounter(Tokenizer(BPE({"a": 0}, []))).floor("x" * 100) == 0
 
 
 async def test_a_long_text_counts_as_its_parts_do() -> None:

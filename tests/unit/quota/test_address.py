@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.quota import keys
-from gateway.quota.connection import Address
+from gateway.quota.address import Address
 
 
 @pytest.mark.parametrize(

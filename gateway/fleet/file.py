@@ -19,7 +19,7 @@ Ability = Literal["logprobs", "logit_bias"]
 """What a model can do beyond plain text. Tools, JSON mode, images and audio join with their adapters."""
 
 Positive = Annotated[int, Meta(ge=1)]
-Amount = Annotated[float, Meta(ge=0, le=1e12)]
+Amount = Annotated[float, Meta(ge=0, le=10**6)]
 TensorName = Annotated[str, Meta(min_length=1, max_length=200)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=200)]
 
@@ -67,18 +67,18 @@ class TritonModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a model's use takes from budgets, in cost units."""
+    """What a model's work costs, in cost units: any unit that an operator likes to bill in. Three decimals are kept."""
 
-    prompt: Amount = 1
-    """For 1,000 prompt tokens."""
-    cached: Amount = 1
-    """For 1,000 prompt tokens that the backend had in its cache."""
-    output: Amount = 1
-    """For 1,000 output tokens."""
-    request: Amount = 0
+    prompt: Amount = 1.0
+    """For 1,000 tokens of prompt."""
+    cached: Amount | None = None
+    """For 1,000 tokens of prompt that the backend found in its prefix cache, where it says so; default: as `prompt`."""
+    output: Amount = 1.0
+    """For 1,000 generated tokens."""
+    request: Amount = 0.0
     """For each request."""
-    kv_gib_second: Amount = 0
-    """For each GiB of KV cache held for a second."""
+    kv_gib_second: Amount = 0.0
+    """For a GiB of KV cache held for a second (`kv_bytes_per_token`); charged when a request settles."""
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,8 +91,8 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     endpoints: Annotated[tuple[Name, ...], Meta(min_length=1)]
     """Names of the endpoints that serve it."""
     cost: Cost = Cost()
-    kv_bytes_per_token: Positive | None = None
-    """KV cache of one token; None: no KV cost is charged."""
+    kv_bytes_per_token: Annotated[int, Meta(ge=0)] = 0
+    """2 x layers x KV heads x head dimension x bytes of a number."""
 
 
 class Model(_Entry, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -116,8 +116,8 @@ class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     up. A number is an element, and so is each byte of a string; where the model has a tokenizer, strings count as their
     tokens instead."""
 
-    request: Amount = 0
-    element: Amount = 1
+    request: Amount = 0.0
+    element: Amount = 1.0
 
 
 class Embeddings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -226,6 +226,8 @@ def _check(fleet: Fleet, name: str) -> None:
     for endpoint in fleet.endpoints:
         _check_address(endpoint, name)
     for model in fleet.served:
+        if model.cost.cached is not None and model.cost.cached > model.cost.prompt:
+            raise FleetError(f"{name}: model {model.name!r}: cost.cached is above cost.prompt.")
         if missing := sorted(set(model.endpoints) - set(endpoints)):
             raise FleetError(f"{name}: model {model.name!r} names the endpoint {missing[0]!r}, which is not there.")
     for tensors in fleet.tensor_models:

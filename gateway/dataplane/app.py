@@ -96,8 +96,8 @@ class DataPlane:
             raise kserve.refuse(request.method, path)
         services = await self._known(request)
         if not verb:
-            return _json(kserve.metadata(services, name))
-        ready = kserve.ready(services, name)
+            return _json(kserve.metadata(name, services.models))
+        ready = kserve.ready(name, services.models, services.health)
         return _json({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def _is_ready(self) -> bool:

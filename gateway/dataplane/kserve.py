@@ -1,9 +1,11 @@
 """KServe v2's questions about the server and its models, answered in our own words: nothing of Triton's answers goes
 out but the names, datatypes and shapes of the tensors that a client may use."""
 
+from collections.abc import Mapping
+
 from gateway.core.errors import MethodNotAllowed, RouteNotFound
 from gateway.dataplane.kinds import find_model
-from gateway.dataplane.services import Services
+from gateway.fleet.health import Health
 from gateway.fleet.models import Served, ServedTensors
 from gateway.fleet.signature import TensorSpec
 
@@ -62,15 +64,15 @@ def _allow(allowed: bytes, method: str) -> MethodNotAllowed:
     return MethodNotAllowed(f"{method} is not allowed here.", headers=((b"allow", allowed),))
 
 
-def ready(services: Services, name: str) -> bool:
+def ready(name: str, models: Mapping[str, Served], health: Health) -> bool:
     """Whether some endpoint serves a model. Raises ModelNotFound."""
-    model = find_model(name, services.models)
-    return any(services.health.ready(endpoint.name, model.entry.name) for endpoint in model.endpoints)
+    model = find_model(name, models)
+    return any(health.ready(endpoint.name, model.entry.name) for endpoint in model.endpoints)
 
 
-def metadata(services: Services, name: str) -> dict[str, object]:
+def metadata(name: str, models: Mapping[str, Served]) -> dict[str, object]:
     """A model's tensors. Raises ModelNotFound, and Unavailable as long as no endpoint has told them."""
-    model: Served = find_model(name, services.models)
+    model = find_model(name, models)
     if isinstance(model, ServedTensors):
         signature = model.signature()
         inputs, outputs = tuple(signature.inputs.values()), tuple(signature.outputs.values())

@@ -112,8 +112,8 @@ class DataPlane:
         services, caller = await self._caller(request)
         models = models_for(caller, services.models)
         if not verb:
-            return _json(kserve.metadata(models, name))
-        ready = kserve.ready(models, services.health, name)
+            return _json(kserve.metadata(name, models))
+        ready = kserve.ready(name, models, services.health)
         return _json({"name": name, "ready": ready}, 200 if ready else 503)
 
     async def _is_ready(self) -> bool:

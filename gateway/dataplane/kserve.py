@@ -64,13 +64,13 @@ def _allow(allowed: bytes, method: str) -> MethodNotAllowed:
     return MethodNotAllowed(f"{method} is not allowed here.", headers=((b"allow", allowed),))
 
 
-def ready(models: Mapping[str, Served], health: Health, name: str) -> bool:
+def ready(name: str, models: Mapping[str, Served], health: Health) -> bool:
     """Whether some endpoint serves a model. Raises ModelNotFound."""
     model = find_model(name, models)
     return any(health.ready(endpoint.name, model.entry.name) for endpoint in model.endpoints)
 
 
-def metadata(models: Mapping[str, Served], name: str) -> dict[str, object]:
+def metadata(name: str, models: Mapping[str, Served]) -> dict[str, object]:
     """A model's tensors. Raises ModelNotFound, and Unavailable as long as no endpoint has told them."""
     model = find_model(name, models)
     if isinstance(model, ServedTensors):

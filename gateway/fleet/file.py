@@ -19,7 +19,7 @@ Ability = Literal["logprobs", "logit_bias"]
 """What a model can do beyond plain text. Tools, JSON mode, images and audio join with their adapters."""
 
 Positive = Annotated[int, Meta(ge=1)]
-Amount = Annotated[float, Meta(ge=0, le=1e12)]
+Amount = Annotated[float, Meta(ge=0, le=10**6)]
 TensorName = Annotated[str, Meta(min_length=1, max_length=200)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=200)]
 
@@ -91,8 +91,8 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     endpoints: Annotated[tuple[Name, ...], Meta(min_length=1)]
     """Names of the endpoints that serve it."""
     cost: Cost = Cost()
-    kv_bytes_per_token: Positive | None = None
-    """KV cache of one token; None: no KV cost is charged."""
+    kv_bytes_per_token: Annotated[int, Meta(ge=0)] = 0
+    """2 x layers x KV heads x head dimension x bytes of a number."""
 
 
 class Model(_Entry, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -116,8 +116,8 @@ class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     up. A number is an element, and so is each byte of a string; where the model has a tokenizer, strings count as their
     tokens instead."""
 
-    request: Amount = 0
-    element: Amount = 1
+    request: Amount = 0.0
+    element: Amount = 1.0
 
 
 class Embeddings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -3,8 +3,10 @@
 import base64
 import http.client
 import json
+import socket
 import sqlite3
 import struct
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -115,23 +117,31 @@ def events_told(text: str) -> list[dict[str, Any]]:
     return [json.loads(part.removeprefix("data: ")) for part in text.split("\n\n") if part]
 
 
-def last_event(stack: Stack, endpoint: str, known: set[str]) -> dict[str, Any]:
-    """The one event of an endpoint that is not known yet, as the ledger has it."""
+class Payer:
+    """A key of its own, so that what it is charged can be told from what others are."""
 
-    def look() -> dict[str, Any] | None:
-        with closing(sqlite3.connect(f"file:{stack.data_dir / 'catflap.db'}?mode=ro", uri=True)) as database:
-            database.row_factory = sqlite3.Row
-            rows = database.execute("select * from request_event where endpoint = ?", (endpoint,)).fetchall()
-        new = [dict(row) for row in rows if row["request"] not in known]
-        assert len(new) <= 1
-        return new[0] if new else None
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        made = stack.run("key", "create", "--org", "payers", "--project", "web", "--plan", "unlimited", "--json")
+        told = json.loads(made.stdout)
+        self.token, self._id = told["key"], told["id"]
 
-    return eventually(look, 15, "no new event in the ledger")
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.token}"}
 
+    def events(self, number: int) -> list[dict[str, Any]]:
+        """Its events in the ledger, oldest first, once there are so many."""
 
-def known_events(stack: Stack) -> set[str]:
-    with closing(sqlite3.connect(f"file:{stack.data_dir / 'catflap.db'}?mode=ro", uri=True)) as database:
-        return {row[0] for row in database.execute("select request from request_event")}
+        def look() -> list[dict[str, Any]] | None:
+            with closing(sqlite3.connect(f"file:{self._stack.data_dir / 'catflap.db'}?mode=ro", uri=True)) as database:
+                database.row_factory = sqlite3.Row
+                rows = database.execute("select * from request_event where key = ? order by request", (self._id,))
+                found = [dict(row) for row in rows]
+            assert len(found) <= number
+            return found if len(found) == number else None
+
+        return eventually(look, 15, "the ledger does not have all events")
 
 
 # -- tritonclient
@@ -267,10 +277,11 @@ def test_nothing_of_tritons_control_surface_is_reachable(stack: Stack, method: s
 def test_tensors_are_charged_by_request_and_element_as_the_fleet_file_says(
     client: triton.InferenceServerClient, stack: Stack
 ) -> None:
-    known = known_events(stack)
+    payer = Payer(stack)
     inputs = [vector("a", *range(10)), vector("b", *range(10)), strings("order", [2], "seven..", "")]
-    client.infer("arithmetic", inputs, headers=key(stack))
-    event = last_event(stack, "infer", known)
+    client.infer("arithmetic", inputs, headers=payer.headers)
+    (event,) = payer.events(1)
+    assert event["endpoint"] == "infer"
     # 3 + 0.5 * (10 + 10 numbers + 7 bytes of strings), rounded up
     assert (event["prompt_tokens"], event["completion_tokens"], event["outcome"]) == (17, 0, "completed")
     assert (event["model"], event["reserved_tokens"], event["status"]) == ("arithmetic", 17, 200)
@@ -280,16 +291,15 @@ def test_embeddings_cost_the_same_by_every_way_in(client: triton.InferenceServer
     """Field notes, section 3, item 15: no limit is passed through another endpoint or another spelling."""
     texts = ["Tell me about cats", "Hello", "καλημέρα"]
     wanted = sum(demo_tokens(text) for text in texts)
-    known = known_events(stack)
-    with openai.OpenAI(api_key=stack.key, base_url=f"{stack.url}/v1", max_retries=0) as other:
+    payer = Payer(stack)
+    with openai.OpenAI(api_key=payer.token, base_url=f"{stack.url}/v1", max_retries=0) as other:
         told = other.embeddings.create(model="demo-embed", input=texts)
     assert told.usage.prompt_tokens == told.usage.total_tokens == wanted
-    assert last_event(stack, "embeddings", known)["prompt_tokens"] == wanted
     for binary in (True, False):
-        known = known_events(stack)
-        result = client.infer("demo-embed", [strings("text", [3, 1], *texts, binary=binary)], headers=key(stack))
-        assert last_event(stack, "infer", known)["prompt_tokens"] == wanted
+        result = client.infer("demo-embed", [strings("text", [3, 1], *texts, binary=binary)], headers=payer.headers)
         assert np.allclose(result.as_numpy("embedding"), [one.embedding for one in told.data], atol=1e-6)
+    charged = [(event["endpoint"], event["prompt_tokens"]) for event in payer.events(3)]
+    assert charged == [("embeddings", wanted), ("infer", wanted), ("infer", wanted)]
 
 
 def test_a_text_model_cannot_be_reached_past_its_token_limits(
@@ -382,6 +392,26 @@ def test_a_client_that_leaves_a_generate_stream_stops_the_model(stack: Stack) ->
     assert event["outcome"] in ("cancelled", "completed")  # the model may have been quicker
     assert stack.generated_tokens() - before <= int(str(event["completion_tokens"])) + 10
     assert stack.held() == 0
+
+
+def test_clients_that_leave_while_triton_computes_leave_it_standing_and_are_charged(
+    client: triton.InferenceServerClient, stack: Stack
+) -> None:
+    inputs = [{"name": name, "shape": [1], "datatype": "FP32", "data": [1]} for name in ("a", "b")]
+    order = {"name": "order", "shape": [1], "datatype": "BYTES", "data": ["sleep"]}
+    body = json.dumps({"inputs": [*inputs, order]}).encode()
+    payer = Payer(stack)
+    host, port = stack.url.removeprefix("http://").split(":")
+    for _ in range(8):
+        with closing(socket.create_connection((host, int(port)), timeout=10)) as leaving:
+            head = f"POST /v2/models/arithmetic/infer HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {payer.token}\r\n"
+            leaving.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            time.sleep(0.08)
+    charged = {(event["outcome"], event["status"], event["prompt_tokens"]) for event in payer.events(8)}
+    assert charged == {("cancelled", 499, 3 + (2 + 5 + 1) // 2)}
+    assert stack.held() == 0
+    result = client.infer("arithmetic", [vector("a", 1), vector("b", 2)], headers=key(stack))
+    assert result.as_numpy("sum").tolist() == [3]
 
 
 # -- decoupled models

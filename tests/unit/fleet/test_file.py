@@ -112,7 +112,7 @@ def test_tensor_models_stand_beside_text_models_with_their_charge_and_cost() -> 
     assert (text.name, tensors.name) == ("demo", "vectors")
     assert (text.cost, text.kv_bytes_per_token) == (
         Cost(prompt=1, cached=None, output=1, request=0, kv_gib_second=0),
-        None,
+        0,
     )
     [model] = fleet.tensor_models
     assert (model.charge, model.cost) == (Charge(request=2, element=0.5), Cost(prompt=0.1))
@@ -137,6 +137,7 @@ def test_a_fleet_may_serve_tensors_alone() -> None:
         ("inputs: [text]", "parameters: [triton_final_response]", "which clients may never"),
         ("element: 0.5", "element: -1", "Expected `float` >= 0"),
         ("prompt: 0.1", "prompt: .nan", "prompt"),
+        ("prompt: 0.1", "prompt: 0.1, cached: 0.2", "cost.cached is above cost.prompt"),
     ],
 )
 def test_a_tensor_model_that_cannot_be_is_one_sentence(old: str, new: str, words: str) -> None:

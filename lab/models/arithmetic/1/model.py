@@ -1,5 +1,6 @@
 """Tensors for tests: sums and products, every datatype there and back, and failures to order."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ def _answer(request: Any) -> Any:
     order = _tensor(request, "order")
     if order is not None and order[0] == b"fail":
         return pb_utils.InferenceResponse(error=pb_utils.TritonError("insides of the model"))
+    if order is not None and order[0] == b"sleep":
+        time.sleep(0.2)
     a, b = _tensor(request, "a"), _tensor(request, "b")
     words = a[:0].astype(np.object_) if order is None else order[::-1]
     return pb_utils.InferenceResponse(

@@ -17,7 +17,7 @@ from gateway.dataplane.limits import Plans
 from gateway.dataplane.services import Bounds, Services
 from gateway.fleet.file import read_fleet
 from gateway.fleet.health import Health
-from gateway.fleet.models import load_models
+from gateway.fleet.models import Served, load_models, load_tensor_models
 from gateway.fleet.router import Router
 from gateway.fleet.transports.client import Timeouts
 from gateway.identity.directory import Directory
@@ -48,7 +48,9 @@ def create_dataplane() -> DataPlane:
 async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
     """One worker's services, with their background tasks, for as long as the context lasts."""
     fleet = read_fleet(settings.fleet)
-    models, plans = load_models(fleet), Plans.read(settings.policies / "plans")
+    health = Health(fleet)
+    models: dict[str, Served] = {**load_models(fleet), **load_tensor_models(fleet, health)}
+    plans = Plans.read(settings.policies / "plans")
     issuers = [(issuer, keys_of(issuer, settings.policies)) for issuer in read_issuers(settings.policies)]
     database = connect(settings.database(), timeout_s=settings.database_timeout_s)
     redis = open_redis(
@@ -66,7 +68,6 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         old_pepper=settings.old_pepper_bytes(),
         verifier=Verifier(issuers, size=settings.directory_cache_size) if issuers else None,
     )
-    health = Health(fleet)
     timeouts = Timeouts(settings.connect_timeout_s, settings.first_token_timeout_s, settings.token_timeout_s)
     services = Services(
         bounds=Bounds(settings.max_body_bytes, settings.body_timeout_s, settings.request_timeout_s),

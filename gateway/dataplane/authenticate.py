@@ -7,9 +7,9 @@ from starlette.types import Scope
 
 from gateway.core.caller import Caller
 from gateway.core.errors import AddressNotAllowed, InsufficientScope
-from gateway.dataplane.endpoints import unknown_model
+from gateway.dataplane.kinds import unknown_model
 from gateway.dataplane.services import Services
-from gateway.fleet.models import ServedModel
+from gateway.fleet.models import Served
 from gateway.identity.address import Networks, client_address, within
 from gateway.identity.bearer import bearer_token
 from gateway.identity.directory import Known
@@ -68,7 +68,7 @@ def authorise(caller: Caller, endpoint: str, model: str | None = None) -> None:
         raise unknown_model(model)
 
 
-def models_for(caller: Caller, models: Mapping[str, ServedModel]) -> Mapping[str, ServedModel]:
+def models_for(caller: Caller, models: Mapping[str, Served]) -> Mapping[str, Served]:
     """The models that the caller may use, by public name; the others are not there at all, to no question."""
     if caller.models is None:
         return models

@@ -5,13 +5,13 @@ primary key, however many events there are. An event belongs to the month, UTC, 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import product
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.limits.budget import month_of
 from gateway.storage.database import Database
 from gateway.storage.tables import spend
 from gateway.storage.usage import Change, add_rows
@@ -66,12 +66,6 @@ async def add_spend(connection: AsyncConnection, changes: Sequence[Change]) -> N
 
 def accounts_of(row: Mapping[str, Any]) -> list[Account]:
     """Those that an event is charged to: each of its subjects, for its model and for all models."""
-    month = month_of(row["at_ms"])
+    month, _ = month_of(row["at_ms"])
     subjects = dict.fromkeys(row[level] for level in LEVELS)
     return [Account(subject, model, month) for subject, model in product(subjects, (ALL_MODELS, row["model"]))]
-
-
-def month_of(at_ms: int) -> int:
-    """The calendar month, UTC, of an instant: 202611."""
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
-    return at.year * 100 + at.month

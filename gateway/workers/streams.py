@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ResponseError
 
+from gateway.quota.client import is_cluster
 from gateway.quota.keys import confirmed_key, events_key
 from gateway.quota.scripts import CONFIRM, REPLACE
 from gateway.storage.ledger import Position
@@ -44,9 +44,9 @@ class Streams:
     pipelined, so it is a poll.
     """
 
-    def __init__(self, redis: "Redis | RedisCluster", partitions: int) -> None:
+    def __init__(self, redis: Redis, partitions: int) -> None:
         self._redis: Any = redis
-        self._apart = isinstance(redis, RedisCluster)
+        self._apart = is_cluster(redis)
         self._keys = [events_key(partition) for partition in range(partitions)]
         self._partitions = {key.encode(): partition for partition, key in enumerate(self._keys)}
 

@@ -15,6 +15,8 @@ SPANS_MS = {"usage_hour": 3_600_000, "usage_day": 86_400_000}
 
 
 def upgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("set local statement_timeout = 0")  # many old events take a while to add up
     for name in ("cached_tokens", "cost", "kv_cost"):
         op.add_column("request_event", sa.Column(name, sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("request_event", sa.Column("region", sa.String(length=256), nullable=True))

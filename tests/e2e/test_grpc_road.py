@@ -32,6 +32,7 @@ def test_a_house_on_grpc_streams_answers_and_stops_for_a_client_that_leaves(tmp_
             *chunks, last = list(stream)
             assert last.usage.completion_tokens >= 1
             assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+            assert len(client.embeddings.create(model="demo-embed", input="hi").data[0].embedding) == 128
             before = stack.generated_tokens()
             story = client.chat.completions.create(
                 model=stack.model, messages=STORY, max_tokens=800, stream=True, temperature=0

@@ -17,10 +17,11 @@ from gateway.core import event
 from gateway.core.event import RequestEvent
 from gateway.core.ids import partition_of
 from gateway.identity.issue import IssuedKey, issue_key, show_key
+from gateway.limits.budget import month_of
 from gateway.quota.client import connect_redis
 from gateway.quota.keys import epoch_key, events_key
 from gateway.storage import erasure, ledger
-from gateway.storage.budgets import month_of, spent
+from gateway.storage.budgets import spent
 from gateway.storage.database import Database, connect
 from gateway.storage.tables import METADATA
 from gateway.workers.budgets import Budgets
@@ -102,7 +103,7 @@ async def test_nothing_names_the_person_afterwards_and_the_sums_stay(database: D
     await audit(database)
     assert await show_key(database, ann.record.id) is None
     assert await redis.exists(epoch_key(partition, ann.record.organisation))
-    month = month_of(make_event(1).at_ms)
+    month, _ = month_of(make_event(1).at_ms)
     wanted = [(ann.record.organisation, ""), (ann.record.principal, ""), (ann.record.id, ""), ("prin_erased", "")]
     assert await spent(database, wanted, month) == [8 * 7, 0, 0, 5 * 7]
 

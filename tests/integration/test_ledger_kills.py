@@ -28,12 +28,17 @@ from gateway.storage.ledger import Position
 from gateway.workers.budgets import Budgets
 from gateway.workers.ledger import Ledger
 from gateway.workers.streams import Entry, Streams
+from tests.support.books import audit
 from tests.support.events import make_event
 from tests.support.ledger import append, booked, rejects
 from tests.support.redis import RedisServer
 
 PARTITIONS = 3
 BROKEN = b"{broken"
+BOOKS = (
+    *(tables.request_event, tables.ledger_cursor, tables.ledger_reject),
+    *(tables.usage_hour, tables.usage_day, tables.spend),
+)
 
 
 class Killed(BaseException):
@@ -117,17 +122,18 @@ async def test_a_ledger_killed_at_any_point_loses_nothing_and_counts_nothing_twi
     redis, database = connect_redis(redis_server.url, timeout_s=2), connect(sqlite_url)
     await redis.flushall()
     async with database.write() as connection:
-        for table in (tables.request_event, tables.ledger_cursor, tables.ledger_reject):
+        for table in BOOKS:
             await connection.execute(table.delete())
     expected = {}
     for partition, number in entries:
         made: RequestEvent | bytes = BROKEN
         if number is not None:
-            made = make_event(number * PARTITIONS + partition, completion_tokens=number)
+            made = make_event(number * PARTITIONS + partition, completion_tokens=number, cost=number)
             expected[made.request] = 10 + number
         await append(redis, partition, [made])
     await run_to_the_end(redis, database, Fate(lives), batch)
     assert await booked(database) == expected
+    await audit(database)
     assert len(await rejects(database)) == sum(number is None for _, number in entries)
     assert [await redis.xlen(events_key(partition)) for partition in range(PARTITIONS)] == [0] * PARTITIONS
     await redis.aclose()
@@ -198,6 +204,7 @@ async def test_a_ledger_killed_by_sigkill_is_followed_by_one_that_completes_the_
         _, said = await asyncio.to_thread(process.communicate, timeout=20)
     assert process.returncode == 0, said
     assert await booked(database) == expected
+    await audit(database)
     await redis.aclose()
     await database.close()
 

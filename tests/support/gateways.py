@@ -52,6 +52,8 @@ TIMEOUTS = {
 DEAR = {"prompt": 10, "output": 100, "kv_gib_second": 0.001}
 """What 1,000 tokens of the model `dear` cost; each of its tokens holds a GiB."""
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+CHARGE = {"request": 100, "element": 10}
+"""Of the tensor models, which double a vector of numbers."""
 PLANS: dict[str, list[tuple[str, int]]] = {
     "open": [],
     "wide": [("requests", 1000), ("tokens", 1_000_000)],
@@ -113,8 +115,12 @@ class Gateway:
                 self.kill()
 
     async def get(self, path: str, token: str | None = None, **headers: str) -> Answer:
+        return await self.request("GET", path, token, **headers)
+
+    async def request(self, method: str, path: str, token: str | None = None, **headers: str) -> Answer:
+        """A request without a body."""
         given = {"Authorization": f"Bearer {token}"} if token else {}
-        return await exchange(self.port, request_bytes(path, method="GET", headers={**given, **headers}))
+        return await exchange(self.port, request_bytes(path, method=method, headers={**given, **headers}))
 
     async def post(self, path: str, token: str | None, body: object, **headers: str) -> Answer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -267,6 +273,10 @@ def write_files(folder: Path, ports: Sequence[int]) -> None:
             {"name": "demo", "endpoints": ["e0", "e1"], **model},
             {"name": "solo", "endpoints": ["e0"], **model},
             {"name": "dear", "endpoints": ["e0"], "cost": DEAR, "kv_bytes_per_token": 1 << 30, **model},
+        ],
+        "tensor_models": [
+            {"name": "doubler", "triton": {"name": "doubler"}, "endpoints": ["e0", "e1"], "charge": CHARGE},
+            {"name": "lone", "triton": {"name": "doubler"}, "endpoints": ["e0"], "charge": CHARGE},
         ],
     }
     (folder / "fleet.yaml").write_text(json.dumps(fleet))

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.cluster import RedisCluster
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,9 +16,7 @@ from gateway.storage.database import Database
 from gateway.storage.tables import ledger_reject, request_event
 
 
-async def append(
-    redis: "Redis | RedisCluster", partition: int, events: Iterable[RequestEvent | bytes], ids: str = "*"
-) -> None:
+async def append(redis: Redis, partition: int, events: Iterable[RequestEvent | bytes], ids: str = "*") -> None:
     """Put events, or bytes that are none, on a partition's stream."""
     pipe = redis.pipeline(transaction=False)
     for entry in events:

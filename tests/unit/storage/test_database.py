@@ -1,9 +1,13 @@
 """URLs and tables."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import make_url
 
+import gateway
 from gateway.core.event import RequestEvent
+from gateway.storage import usage
 from gateway.storage.database import ASYNC_DRIVERS, SYNC_DRIVERS, connect_args, driver_url
 from gateway.storage.tables import METADATA, request_event
 
@@ -48,3 +52,11 @@ def test_every_constraint_and_index_has_a_name() -> None:
     for table in METADATA.tables.values():
         assert all(constraint.name for constraint in table.constraints)
         assert all(index.name for index in table.indexes)
+
+
+def test_only_the_bill_adds_up_and_it_reads_roll_ups() -> None:
+    """No sum over events is ever in a request's way, because there is none."""
+    package = Path(gateway.__file__).parent
+    summing = {path.relative_to(package) for path in package.rglob("*.py") if "func.sum" in path.read_text()}
+    assert summing == {Path("storage/usage.py")}
+    assert request_event not in vars(usage).values()

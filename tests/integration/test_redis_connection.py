@@ -2,11 +2,13 @@
 
 import asyncio
 import functools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 
 from gateway.quota.connection import RedisConnection, RedisRefused, RedisUnavailable, Script
@@ -45,6 +47,16 @@ async def test_a_forgotten_script_is_sent_again_as_text_for_calls_and_posts(redi
         assert await connection.call(ADD, ["other"], [1]) == 1
         assert await client.get("k") == b"3"
     await client.aclose()
+
+
+async def test_what_is_posted_is_on_its_way_before_the_caller_goes_on(redis_url: str) -> None:
+    async with connected(redis_url) as connection:
+        await connection.call(ADD, ["k"], [1])
+        connection.post(ADD, ["k"], [1])
+        with BlockingRedis.from_url(redis_url) as client:  # the event loop of the connection stands still meanwhile
+            deadline = time.monotonic() + 5
+            while client.get("k") != b"2":
+                assert time.monotonic() < deadline, "what was posted waits for the event loop: a kill would lose it"
 
 
 async def test_an_error_reply_is_refused_to_its_caller_alone(redis_url: str) -> None:

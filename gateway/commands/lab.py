@@ -113,6 +113,27 @@ def exactness(
         raise typer.Exit(1)
 
 
+@app.command("books")
+def books(
+    requests: Annotated[int, typer.Option(min=100, help="How many.")] = 10_000,
+    deaths: Annotated[int, typer.Option(min=1, help="About so many gateways are killed under them.")] = 40,
+    seed: Annotated[int, typer.Option(help="Of the mix.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, each request included.")] = False,
+) -> None:
+    """Mixed requests while gateways, Redis, database, ledger and reclaimer are killed; then the ledger is audited."""
+    run = _instrument("lab.books.run")
+    report = _instrument("lab.books.report")
+    errors = _instrument("lab.bench.errors")
+    try:
+        found = run.run(requests=requests, deaths=deaths, seed=seed, say=lambda line: typer.echo(line, err=True))
+    except errors.BenchError as problem:
+        typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from problem
+    typer.echo(found.json() if as_json else report.markdown(found))
+    if found.problems:
+        raise typer.Exit(1)
+
+
 def _instrument(name: str) -> ModuleType:
     """A module of `lab`; one sentence and exit 1 when it, or something only it needs, is not installed."""
     try:

@@ -52,8 +52,12 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     how: How
+    prompt: int
+    """Tokens of its prompt that were charged."""
     charged: int
+    """Tokens of its answer that were charged."""
     generated: int
+    """Tokens of its answer that the upstream generated: what can be charged at most."""
     in_flight: bool
     problem: str | None
 
@@ -87,7 +91,8 @@ def judge(wish: Wish, seen: Seen, rows: Sequence[Row], truths: Sequence[Truth]) 
     return Judged(
         name=wish.name,
         how=end,
-        charged=row.prompt_tokens + row.completion_tokens if row else 0,
+        prompt=row.prompt_tokens if row else 0,
+        charged=row.completion_tokens if row else 0,
         generated=generated,
         in_flight=in_flight,
         problem=problem and f"{wish.name} ({wish.kind}; {end}, {seen.status}): {problem}",

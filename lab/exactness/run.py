@@ -101,6 +101,7 @@ async def _one_kind(kind: str, load: Load, say: Say) -> list[Finding]:
             hold_ms=round(load.hold_s * 1000),
             weights=WEIGHTS,
             costs=COSTS,
+            workers=(),
             settings={"CATFLAP_REDIS_TIMEOUT_MS": REDIS_PATIENCE_MS, "CATFLAP_ACCESS_LOG": "false"},
         )
         wrong = {case.name: [case.wrong_limit() if case.planted else case.limit()] for case in tried}

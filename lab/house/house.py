@@ -43,6 +43,7 @@ class House:
         weights: Mapping[str, float] | None = None,
         costs: Mapping[str, float] | None = None,
         settings: Mapping[str, str] | None = None,
+        workers: Sequence[str] = ("ledger", "reclaimer"),
     ) -> None:
         self.folder = folder
         self.redis = redis
@@ -68,7 +69,7 @@ class House:
             **(settings or {}),
         }
         self.gateways = [self._gateway(number) for number in range(gateways)]
-        self.workers = {name: self._worker(name) for name in ("ledger", "reclaimer")}
+        self.workers = {name: self._worker(name) for name in workers}
         self.database: Database = connect(self.database_url)
 
     async def start(self) -> None:

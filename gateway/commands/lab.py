@@ -134,6 +134,26 @@ def books(
         raise typer.Exit(1)
 
 
+@app.command("faults")
+def faults(
+    seconds: Annotated[float, typer.Option(min=1, help="How long Redis and the database are away.")] = 5,
+    ledger_seconds: Annotated[float, typer.Option(min=1, help="How long the ledger is away.")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Redis killed, paused, flushed, database and ledger stopped under a steady load: what clients see, what is lost."""
+    run = _instrument("lab.faults.run")
+    report = _instrument("lab.faults.report")
+    errors = _instrument("lab.bench.errors")
+    try:
+        result = run.run(seconds=seconds, ledger_seconds=ledger_seconds, say=lambda line: typer.echo(line, err=True))
+    except errors.BenchError as problem:
+        typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from problem
+    typer.echo(result.json() if as_json else report.markdown(result))
+    if any(finding.lost for finding in result.findings):
+        raise typer.Exit(1)
+
+
 def _instrument(name: str) -> ModuleType:
     """A module of `lab`; one sentence and exit 1 when it, or something only it needs, is not installed."""
     try:

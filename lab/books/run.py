@@ -1,32 +1,28 @@
 """One run: clients, and meanwhile every death that there is; then the books are opened."""
 
 import asyncio
-import hashlib
-import hmac
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import select
 
-from gateway.storage.tables import request_event
 from lab.bench.errors import BenchError
 from lab.books.accounts import differences
-from lab.books.judge import COSTS, Judged, Row, judge
+from lab.books.judge import COSTS, Judged, judge
 from lab.books.mix import Wish, wish
 from lab.books.mortal import POINTS
+from lab.books.shelf import at_rest, end_user, held, read_truths, rows_by_name
 from lab.house.client import Line, Seen
-from lab.house.house import PEPPER, Gateway, House
+from lab.house.house import Gateway, House
 from lab.house.postgres import PostgresServer, find_postgres
 from lab.house.redis import RedisHouse
-from lab.house.upstream import Truth
 
 GATEWAYS, CLIENTS = 3, 48
 ORGANISATIONS, KEYS = 3, 6
@@ -162,7 +158,7 @@ class Trial:
         self._over = True
         await asyncio.gather(*keepers)
         self._say(f"{len(self._log)} requests asked; waiting for the books to come to rest")
-        await self._at_rest()
+        await at_rest(self._house, AT_REST_S)
 
     async def _client(self) -> None:
         lines = [Line(gateway.port) for gateway in self._house.gateways]
@@ -242,17 +238,9 @@ class Trial:
         await asyncio.sleep(0.5)
         worker.start()
 
-    async def _at_rest(self) -> None:
-        """Nothing held, nothing in the streams; or time is up, and then the books say so."""
-        deadline = time.monotonic() + AT_REST_S
-        while held(self._house) or unread(self._house):
-            if time.monotonic() > deadline:
-                return
-            await asyncio.sleep(0.2)
-
     async def books(self, seconds: float) -> Books:
-        """Open them."""
-        rows = await self._rows()
+        """Open them. What is still held, or not read, when they should have come to rest, they say."""
+        rows = await rows_by_name(self._house, self._digests)
         truths = read_truths(self._house.truths)
         judged = [judge(one, seen, rows.get(one.name, ()), truths.get(one.name, ())) for one, seen in self._log]
         return Books(
@@ -263,41 +251,3 @@ class Trial:
             deaths=dict(self._lives),
             seconds=seconds,
         )
-
-    async def _rows(self) -> Mapping[str, Sequence[Row]]:
-        """The ledger's rows by the request that they belong to; '' for those of none."""
-        async with self._house.database.read() as connection:
-            found = (await connection.execute(select(request_event))).mappings().all()
-        rows: dict[str, list[Row]] = {}
-        for row in found:
-            name = self._digests.get(str(row["end_user"]), "")
-            rows.setdefault(name, []).append(Row(**{field: row[field] for field in Row.__struct_fields__}))
-        return rows
-
-
-def end_user(organisation: str, name: str) -> str:
-    """The digest under which the ledger knows a `user`, made once more from its description."""
-    return hmac.new(PEPPER.encode(), f"{organisation}\0{name}".encode(), hashlib.sha256).hexdigest()[:24]
-
-
-def read_truths(path: Path) -> dict[str, list[Truth]]:
-    """What the upstream wrote down, by request."""
-    truths: dict[str, list[Truth]] = {}
-    for line in path.read_bytes().splitlines():
-        truth = msgspec.json.decode(line, type=Truth)
-        truths.setdefault(truth.id, []).append(truth)
-    return truths
-
-
-def held(house: House) -> list[str]:
-    """Redis's keys that still hold a request: reservations, leases, slots."""
-    with house.redis.client() as client:
-        names = [name for kind in ("held", "lease", "slots:*") for name in client.scan_iter(f"cf:*:{kind}")]
-        sizes = {name: client.hlen(name) if name.endswith(b":held") else client.zcard(name) for name in names}
-    return sorted(f"{name.decode()} ({size})" for name, size in sizes.items() if size)
-
-
-def unread(house: House) -> int:
-    """Events that the ledger has not taken off the streams."""
-    with house.redis.client() as client:
-        return sum(client.xlen(name) for name in client.scan_iter("cf:*:events"))

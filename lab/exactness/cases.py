@@ -20,8 +20,8 @@ WEIGHTS = {"prompt": 0.25, "output": 0.75}
 COSTS = {"prompt": 4.0, "output": 16.0}
 """Cost units for 1,000 tokens."""
 MOST = 20
-"""Tokens of a prompt, and of an answer; three times as many where a budget is to be spent, and few ask for it."""
-MEAN = {"requests": 1.0, "tokens": 6.0, "cost": 320.0}
+"""Tokens of a prompt, and of an answer; twice as many where a budget is to be spent, and few ask for it."""
+MEAN = {"requests": 1.0, "tokens": 6.0, "cost": 215.0}
 """Units of a request, about, on the average of all sizes."""
 PLANTED = "planted"
 KINDS = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "concurrency", "cost_per_month")
@@ -100,7 +100,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         least = 2 if self.kind == "concurrency" else 1  # what is held is told in two pieces
         if chance.random() < 0.5:
             return Size(1, least)
-        most = 3 * MOST if self.kind == "cost_per_month" else MOST
+        most = 2 * MOST if self.kind == "cost_per_month" else MOST
         return Size(chance.randint(1, most), chance.randint(least, most))
 
 

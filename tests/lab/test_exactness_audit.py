@@ -130,6 +130,15 @@ def test_demand_is_spread_evenly_over_the_subjects_and_all_their_keys() -> None:
         assert set(case.clients) == set(range(len(KEYS)))
 
 
+@pytest.mark.parametrize("load", [Load(), Load(seconds=10.0, pause_s=2.5)])
+def test_no_request_is_larger_than_its_limit_and_the_smallest_are_small(load: Load) -> None:
+    chance = random.Random(1)
+    for case in cases(load):
+        sizes = [case.size(chance).units(case.kind) for _ in range(2000)]
+        assert max(sizes) <= case.units
+        assert min(sizes) <= max(1, case.units // 50)
+
+
 @pytest.mark.parametrize(
     ("seen", "fate"),
     [

@@ -140,7 +140,7 @@ def faults(
     ledger_seconds: Annotated[float, typer.Option(min=1, help="How long the ledger is away.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Redis killed, paused, flushed, database and ledger stopped under a steady load: what clients see, what is lost."""
+    """Redis killed, paused, flushed, database and ledger stopped under a load: what clients see, what is lost."""
     run = _instrument("lab.faults.run")
     report = _instrument("lab.faults.report")
     errors = _instrument("lab.bench.errors")

@@ -76,6 +76,10 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     def model(self) -> str:
         return HELD if self.kind == "concurrency" else QUICK
 
+    def least_s(self, load: Load) -> float:
+        """The least that an answer takes."""
+        return load.hold_s if self.kind == "concurrency" else 0.0
+
     @property
     def units(self) -> int:
         """The limit in what requests take from it."""

@@ -131,7 +131,15 @@ async def _ask_all(house: House, tried: Sequence[Case], load: Load) -> dict[str,
     end = time.monotonic() + load.seconds
     await asyncio.gather(
         *(
-            _ask_until(end, house, case, key, tokens[case.name][key], logs[case.name], random.Random(f"{case.name}{n}"))
+            _ask_until(
+                end - case.least_s(load),
+                house,
+                case,
+                key,
+                tokens[case.name][key],
+                logs[case.name],
+                random.Random(f"{case.name}{n}"),
+            )
             for case in tried
             for n, key in enumerate(case.clients)
         )

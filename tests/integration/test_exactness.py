@@ -15,7 +15,7 @@ from tests.support.missing import missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
-LOAD = Load(seconds=66.0, pause_s=2.5, poll_s=4.0, hold_s=20.0)
+LOAD = Load(seconds=66.0, pause_s=2.5, poll_s=4.0, hold_s=16.0)
 """A minute has to pass until a limit is there again, and it must be seen to be."""
 
 

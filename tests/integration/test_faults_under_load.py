@@ -1,5 +1,5 @@
-"""Parts die under a steady load through two gateways: clients are refused at once or not at all, nobody waits for a part
-to come back, and nothing that was told is lost. `catflap lab faults` is the long form, and prints the table."""
+"""Parts die under a steady load through two gateways: clients are refused at once or not at all, nobody waits for a
+part to come back, and nothing that was told is lost. `catflap lab faults` is the long form, and prints the table."""
 
 import pytest
 import pytest_asyncio

@@ -5,26 +5,33 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.dataplane.app import DataPlane
 from gateway.dataplane.limits import Plans
 from gateway.dataplane.services import Bounds, Services
 from gateway.fleet.file import read_fleet
 from gateway.fleet.health import Health
-from gateway.fleet.models import load_models
+from gateway.fleet.models import Served, load_models, load_tensor_models
 from gateway.fleet.router import Router
 from gateway.fleet.transports.client import Timeouts
 from gateway.identity.directory import Directory
+from gateway.identity.issuers import read_issuers
+from gateway.identity.keyrings import keys_of
+from gateway.identity.tokens import Verifier
+from gateway.quota.connection import RedisUnavailable
 from gateway.quota.gateways import Gateways
 from gateway.quota.keeper import Quota
 from gateway.quota.local import LocalLimits
 from gateway.quota.open import open_redis
 from gateway.settings import Settings
-from gateway.storage.database import connect
+from gateway.storage.budgets import spent
+from gateway.storage.database import Database, connect
 from gateway.telemetry import log, metrics
 from gateway.telemetry.log import AccessLog
 from gateway.telemetry.metrics import Tally
@@ -41,7 +48,10 @@ def create_dataplane() -> DataPlane:
 async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
     """One worker's services, with their background tasks, for as long as the context lasts."""
     fleet = read_fleet(settings.fleet)
-    models, plans = load_models(fleet), Plans.read(settings.policies / "plans")
+    health = Health(fleet)
+    models: dict[str, Served] = {**load_models(fleet), **load_tensor_models(fleet, health)}
+    plans = Plans.read(settings.policies / "plans")
+    issuers = [(issuer, keys_of(issuer, settings.policies)) for issuer in read_issuers(settings.policies)]
     database = connect(settings.database(), timeout_s=settings.database_timeout_s)
     redis = open_redis(
         settings.redis(), timeout_s=settings.redis_timeout_ms / 1000, on_dropped=metrics.settlements_dropped.inc
@@ -55,19 +65,27 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         cache_s=settings.directory_cache_s,
         cache_size=settings.directory_cache_size,
         timeout_s=settings.database_timeout_s,
+        old_pepper=settings.old_pepper_bytes(),
+        verifier=Verifier(issuers, size=settings.directory_cache_size) if issuers else None,
     )
-    health = Health(fleet)
     timeouts = Timeouts(settings.connect_timeout_s, settings.first_token_timeout_s, settings.token_timeout_s)
     services = Services(
         bounds=Bounds(settings.max_body_bytes, settings.body_timeout_s, settings.request_timeout_s),
         pepper=pepper,
         directory=directory,
+        trusted_proxies=settings.trusted_networks(),
         plans=plans,
         models=models,
         health=health,
         router=Router(fleet, health, timeouts),
         redis=redis,
-        quota=Quota(redis, settings.partitions, local=local, on_late=metrics.settlements_late.inc),
+        quota=Quota(
+            redis,
+            settings.partitions,
+            spent=partial(spent_or_unavailable, database),
+            local=local,
+            on_late=metrics.settlements_late.inc,
+        ),
         tally=Tally(),
         access_log=AccessLog(enabled=settings.access_log),
     )
@@ -81,6 +99,8 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
             gateways.keep_beating(),
             services.tally.keep_folding(),
             _keep_gauges(services),
+            directory.keep_moving_keys(),
+            *(keys.keep() for _, keys in issuers),
         )
     ]
     _settle_garbage()
@@ -94,9 +114,20 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         gateways.leave()
         await redis.close()
         await directory.close()
+        for _, keys in issuers:
+            await keys.close()
         await database.close()
         services.tally.fold()
         services.access_log.close()
+
+
+async def spent_or_unavailable(database: Database, wanted: Sequence[tuple[str, str]], month: int) -> Sequence[int]:
+    """The ledger's word on budgets that Redis does not know. Raises RedisUnavailable where the ledger is away too: then
+    nobody knows them, and nothing is admitted under them."""
+    try:
+        return await spent(database, wanted, month)
+    except (SQLAlchemyError, OSError, TimeoutError) as problem:
+        raise RedisUnavailable(f"budgets are not known: database {type(problem).__name__}") from problem
 
 
 def _essential(task: "asyncio.Task[None]") -> "asyncio.Task[None]":

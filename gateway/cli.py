@@ -20,6 +20,7 @@ COMMANDS = {
     "work": "gateway.commands.work:work",
     "migrate": "gateway.commands.work:migrate",
     "key": "gateway.commands.key:app",
+    "principal": "gateway.commands.principal:app",
     "usage": "gateway.commands.usage:bill",
     "events": "gateway.commands.events:app",
     "fleet": "gateway.commands.fleet:app",

@@ -10,8 +10,10 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.identity.address import Networks, parse_networks
 
 UNIX_PATH_LIMIT = 100  # sun_path holds 108 bytes, a few of which redis-server uses itself
 
@@ -28,12 +30,26 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         default=None, description="redis://, rediss:// or unix://; default: the embedded Redis."
     )
-    policies: Path = Field(default=Path("policies"), description="Policy files; plans are in its folder `plans`.")
+    policies: Path = Field(default=Path("policies"), description="Policy files: `plans/`, `issuers.yaml`.")
     fleet: Path = Field(default=Path("triton_models/fleet.demo.yaml"), description="Which models are served where.")
     pepper: SecretStr | None = Field(
         default=None,
         min_length=16,
         description="Key of the digests of API keys; default: made once and kept in the data directory.",
+    )
+    pepper_old: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="The pepper before, while keys move over from it (docs/operations.md).",
+    )
+    admin_token: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="The admin API's bearer token; default: made once and kept in the data directory.",
+    )
+    trusted_proxies: str | None = Field(
+        default=None,
+        description="Networks (CIDR, between commas) of proxies whose `x-forwarded-for` is believed; default: none.",
     )
     host: str = Field(default="127.0.0.1", description="Address of the data plane.")
     port: int = Field(default=8080, ge=1, le=65535, description="Port of the data plane.")
@@ -97,6 +113,27 @@ class Settings(BaseSettings):
         if self.pepper is not None:
             return self.pepper.get_secret_value().encode()
         return keep_secret(self.data_dir / "pepper", secrets.token_hex(32)).encode()
+
+    def old_pepper_bytes(self) -> bytes | None:
+        """The pepper before, while both live."""
+        return None if self.pepper_old is None else self.pepper_old.get_secret_value().encode()
+
+    def admin_token_bytes(self) -> bytes:
+        """The admin API's token; without `CATFLAP_ADMIN_TOKEN`, one that is made once and kept, mode 600, in the data
+        directory."""
+        if self.admin_token is not None:
+            return self.admin_token.get_secret_value().encode()
+        return keep_secret(self.data_dir / "admin-token", secrets.token_hex(32)).encode()
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, text: str | None) -> str | None:
+        parse_networks(text)
+        return text
+
+    def trusted_networks(self) -> Networks:
+        """The networks of the proxies whose `x-forwarded-for` is believed."""
+        return parse_networks(self.trusted_proxies)
 
 
 def keep_secret(path: Path, fresh: str) -> str:

@@ -39,6 +39,8 @@ class Ended:
     began_s: float
     """When it was sent, since the first was."""
     ended_s: float
+    logprobs: list[dict[int, float]]
+    """For each token the chosen one and its alternatives, where log probabilities were asked for."""
 
 
 @dataclass(slots=True)
@@ -60,15 +62,21 @@ def prompts(number: int, words: int) -> list[str]:
     return made
 
 
-def press(triton: str, metrics: str, asked: list[str], max_tokens: int) -> Pressure:
-    """Send all prompts to the model `demo` at once; sample the metrics until the last has its answer."""
+def press(triton: str, metrics: str, asked: list[str], max_tokens: int, **sampling: object) -> Pressure:
+    """Send all prompts to the model `demo` at once; sample the metrics until the last has its answer.
+
+    Each answer has `max_tokens` tokens; `sampling` are vLLM's parameters beside it and a seed for each prompt.
+    """
     first = _scrape(metrics)  # before anything is asked: the first prompt may be counted at once
     began = time.monotonic()
     over = threading.Event()
     pressure = Pressure([])
     with ThreadPoolExecutor(len(asked) + 1) as pool:
         watching = pool.submit(_watch, metrics, first, began, over, pressure.samples)
-        running = [pool.submit(_ask, triton, text, seed, max_tokens, began) for seed, text in enumerate(asked, 100)]
+        wishes = [
+            {"max_tokens": max_tokens, "ignore_eos": True, "seed": 100 + i, **sampling} for i in range(len(asked))
+        ]
+        running = [pool.submit(_ask, triton, *one, began) for one in zip(asked, wishes, strict=True)]
         try:
             pressure.ended = [one.result() for one in running]
         finally:
@@ -77,13 +85,14 @@ def press(triton: str, metrics: str, asked: list[str], max_tokens: int) -> Press
     return pressure
 
 
-def _ask(triton: str, prompt: str, seed: int, max_tokens: int, began: float) -> Ended:
+def _ask(triton: str, prompt: str, sampling: dict[str, object], began: float) -> Ended:
     sent = time.monotonic()
     body = {
         "text_input": prompt,
         "stream": True,
-        "sampling_parameters": json.dumps({"max_tokens": max_tokens, "seed": seed, "ignore_eos": True}),
+        "sampling_parameters": json.dumps(sampling),
         "return_finish_reason": True,
+        "return_logprobs": True,
         "return_num_input_tokens": True,
         "return_num_output_tokens": True,
     }
@@ -97,7 +106,13 @@ def _ask(triton: str, prompt: str, seed: int, max_tokens: int, began: float) -> 
         events[-1]["finish_reason"],
         sent - began,
         time.monotonic() - began,
+        [alternatives for event in events for alternatives in _logprobs(event["logprobs"])],
     )
+
+
+def _logprobs(told: str) -> list[dict[int, float]]:
+    """By token id, for each token of one response; nothing where none were asked for."""
+    return [{int(token): one["logprob"] for token, one in each.items()} for each in json.loads(told) or []]
 
 
 def _watch(
@@ -132,8 +147,11 @@ def main() -> None:
     given = parser.parse_args()
     pressure = press(given.triton, given.metrics, prompts(given.prompts, given.words), given.max_tokens)
     given.out.write_text(json.dumps(asdict(pressure)))
-    last = pressure.samples[-1]
-    print(f"{len(pressure.ended)} answers in {last['s']:.1f} s, {last['vllm:num_preemptions_total']:.0f} preemptions")
+    last, lengths = pressure.samples[-1], [one.prompt_tokens for one in pressure.ended]
+    print(
+        f"{len(lengths)} answers to prompts of {min(lengths)} to {max(lengths)} tokens in {last['s']:.1f} s, "
+        f"{last['vllm:num_preemptions_total']:.0f} preemptions"
+    )
 
 
 if __name__ == "__main__":

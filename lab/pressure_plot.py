@@ -3,8 +3,8 @@
 python -m lab.pressure_plot samples.json docs/kv-pressure.png
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,5 +44,14 @@ def draw(pressure: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", type=Path, help="what lab.pressure wrote")
+    parser.add_argument("picture", type=Path)
+    given = parser.parse_args()
+    draw(json.loads(given.samples.read_text()), given.picture)
+
+
 if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
+    main()

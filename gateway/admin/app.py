@@ -1,8 +1,9 @@
-"""The admin plane, first form: whether it lives, whether what it needs is there, and what it is."""
+"""The admin plane: whether it lives, whether what it needs is there, what it is, and the API behind its token."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -10,9 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from gateway import __version__
+from gateway.admin.api import Api
+from gateway.admin.guard import Guard
 from gateway.quota.client import connect_redis
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import NotMigrated, require_head
@@ -21,11 +24,15 @@ PROBE_S = 2.0
 READY = "ready"
 
 
-def create(database_url: str, redis_url: str) -> Starlette:
-    """The application; it opens nothing before the first request. Raises ValueError for a URL that is no use."""
+def create(
+    database_url: str, redis_url: str, *, token: bytes, pepper: bytes, partitions: int, plans: Path
+) -> Starlette:
+    """The application; it opens nothing before the first request. `token` opens the API, `plans` is the folder of the
+    plan files. Raises ValueError for a URL that is no use."""
     database = connect(database_url, timeout_s=PROBE_S)
     redis = connect_redis(redis_url, timeout_s=PROBE_S)
     probes = Probes(database, redis)
+    api = Api(database, redis, partitions, pepper, plans)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -33,9 +40,17 @@ def create(database_url: str, redis_url: str) -> Starlette:
         await redis.aclose()
         await database.close()
 
-    return Starlette(
-        routes=[Route("/", about), Route("/livez", livez), Route("/readyz", probes.readyz)], lifespan=lifespan
+    app = Starlette(
+        routes=[
+            Route("/", about),
+            Route("/livez", livez),
+            Route("/readyz", probes.readyz),
+            Mount("/api/v1", Guard(api.app(), token)),
+        ],
+        lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # the redirect would be built from the Host header
+    return app
 
 
 async def about(_: Request) -> JSONResponse:

@@ -17,7 +17,14 @@ def admin() -> None:
     listener = listen(settings.admin_host, settings.admin_port, "CATFLAP_ADMIN_PORT")
     serve_metrics(settings.metrics_host, settings.admin_metrics_port, "CATFLAP_ADMIN_METRICS_PORT")
     config = uvicorn.Config(
-        create(settings.database(), settings.redis()),
+        create(
+            settings.database(),
+            settings.redis(),
+            token=settings.admin_token_bytes(),
+            pepper=settings.pepper_bytes(),
+            partitions=settings.partitions,
+            plans=settings.policies / "plans",
+        ),
         log_config=None,
         access_log=False,
         proxy_headers=False,

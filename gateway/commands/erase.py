@@ -6,7 +6,7 @@ import msgspec
 import typer
 
 from gateway.commands.console import BAD_USAGE, fail, read_settings, warn
-from gateway.commands.key import run
+from gateway.commands.directory import run
 from gateway.quota.client import connect_redis
 from gateway.settings import Settings
 from gateway.storage.database import Database

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from gateway.commands.console import BAD_USAGE, FAILED, fail, read_settings, warn
-from gateway.commands.key import run
+from gateway.commands.directory import run
 from gateway.commands.times import instant_ms, shown
 from gateway.core.event import RequestEvent, event_schema
 from gateway.storage import events

@@ -8,9 +8,9 @@ import typer
 from aiohttp import ClientError
 from tritonclient.utils import InferenceServerException
 
-from gateway.fleet.file import Endpoint, Fleet, FleetError, Model, fleet_schema, read_fleet
-from gateway.fleet.health import PROBE_TIMEOUT_S, connect, misfits
-from gateway.fleet.models import load_models
+from gateway.fleet.file import Endpoint, Fleet, FleetError, Model, TensorModel, fleet_schema, read_fleet
+from gateway.fleet.health import PROBE_TIMEOUT_S, Health, connect, misfits
+from gateway.fleet.models import load_models, load_tensor_models
 from gateway.settings import Settings
 
 app = typer.Typer(help="The GPUs: which models are served where.", no_args_is_help=True)
@@ -48,6 +48,7 @@ def _survey() -> list[dict[str, str]]:
     try:
         fleet = read_fleet(settings.fleet)
         load_models(fleet)
+        load_tensor_models(fleet, Health(fleet))
     except FleetError as problem:
         typer.echo(f"catflap: {problem}", err=True)
         raise typer.Exit(1) from problem
@@ -56,7 +57,7 @@ def _survey() -> list[dict[str, str]]:
 
 async def _ask(fleet: Fleet) -> list[dict[str, str]]:
     endpoints = {endpoint.name: endpoint for endpoint in fleet.endpoints}
-    pairs = [(endpoints[name], model) for model in fleet.models for name in model.endpoints]
+    pairs = [(endpoints[name], model) for model in fleet.served for name in model.endpoints]
     states = await asyncio.gather(*(_state(endpoint, model) for endpoint, model in pairs))
     return [
         {"model": model.name, "endpoint": endpoint.name, "region": endpoint.region, "state": state}
@@ -64,7 +65,7 @@ async def _ask(fleet: Fleet) -> list[dict[str, str]]:
     ]
 
 
-async def _state(endpoint: Endpoint, model: Model) -> str:
+async def _state(endpoint: Endpoint, model: Model | TensorModel) -> str:
     client = connect(endpoint)
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):

@@ -1,33 +1,38 @@
 """`catflap key`: API keys, by hand."""
 
-import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 import typer
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from gateway.commands.console import BAD_USAGE, fail, read_settings, warn
-from gateway.identity.issue import KeyRecord, Revoked, issue_key, list_keys, revoke_key, show_key
+from gateway.commands.directory import moment, run, telling, to_json, warn_untold
+from gateway.core.caller import SCOPES
+from gateway.identity.bounds import check_bounds
+from gateway.identity.issue import (
+    IssuedKey,
+    KeyRecord,
+    Revoked,
+    Rotated,
+    count_peppers,
+    issue_key,
+    list_keys,
+    living,
+    plan_names,
+    revoke_key,
+    rotate_key,
+    show_key,
+)
 from gateway.identity.keys import parse_token
-from gateway.identity.names import BadName
-from gateway.quota.client import connect_redis
-from gateway.settings import Settings
-from gateway.storage.database import Database, connect
-from gateway.storage.migrate import NotMigrated, require_head
+from gateway.storage.database import Database
 
-Result = TypeVar("Result")
-
-REDIS_TIMEOUT_S = 2.0
-SPAN = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
+SPAN = re.compile(r"([0-9]{1,6})([smhdw])")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
-app = typer.Typer(help="API keys: create, list, show, revoke.", no_args_is_help=True)
+app = typer.Typer(help="API keys: create, list, show, rotate, revoke.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 KeyId = Annotated[str, typer.Argument(help="The key's id: key_…", metavar="KEY_ID")]
@@ -43,17 +48,20 @@ def create(
     ] = None,
     name: Annotated[str | None, typer.Option(help="What the key is called in lists.")] = None,
     expires_in: Annotated[str | None, typer.Option(help="Its life: 90m, 12h, 30d, 8w. Without it: no end.")] = None,
+    scope: Annotated[list[str] | None, typer.Option(help=f"Only for this endpoint: {', '.join(SCOPES)}.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only for this model.")] = None,
+    allow_address: Annotated[list[str] | None, typer.Option(help="Only from this address or network (CIDR).")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="What the key is for.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Issue a key. Its token is shown this once."""
+    """Issue a key. Its token is shown this once. --scope, --model, --allow-address and --tag may be given often."""
     settings = read_settings()
     check_plan(settings.policies / "plans", plan)
-    expires_at_ms = None if expires_in is None else int(time.time() * 1000) + span_ms(expires_in)
+    expires_at_ms = None if expires_in is None else int(time.time() * 1000) + span_ms(expires_in, "--expires-in")
     pepper = settings.pepper_bytes()
 
-    issued = run(
-        settings,
-        lambda database: issue_key(
+    async def issue(database: Database) -> IssuedKey:
+        return await issue_key(
             database,
             pepper,
             organisation=org,
@@ -62,14 +70,12 @@ def create(
             plan=plan,
             name=name,
             expires_at_ms=expires_at_ms,
-        ),
-    )
-    if as_json:
-        typer.echo(to_json({"id": issued.record.id, "key": issued.token, **msgspec.structs.asdict(issued.record)}))
-        return
-    typer.echo(described(issued.record))
-    typer.echo(f"key           {issued.token}")
-    warn("This is the only time that the key is shown.")
+            bounds=check_bounds(
+                scopes=scope or None, models=model or None, addresses=allow_address or None, tags=tag or None
+            ),
+        )
+
+    print_issued(run(settings, issue), {}, as_json=as_json)
 
 
 @app.command("list")
@@ -80,7 +86,7 @@ def list_(
     """List keys, oldest first, one a line."""
     records = run(read_settings(), lambda database: list_keys(database, org))
     if as_json:
-        typer.echo(msgspec.json.encode(records).decode())
+        typer.echo(to_json(records))
         return
     for record in records:
         owner = f"{record.organisation_name}/{record.project_name}/{record.principal_name}"
@@ -100,62 +106,81 @@ def show(key_id: KeyId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def revoke(key_id: KeyId, as_json: AsJson = False) -> None:
-    """Revoke a key: it stops at its next request, on every gateway."""
+def rotate(
+    key_id: KeyId,
+    overlap: Annotated[str, typer.Option(help="How long the secret that it has lives on: 0s, 90m, 24h, 7d.")] = "24h",
+    as_json: AsJson = False,
+) -> None:
+    """Give a key a new secret, shown this once; the one that it has lives on for the overlap.
+
+    Two live at most: rotated again within an overlap, the older one ends at once.
+    """
     no_token(key_id)
     settings = read_settings()
-    revoked = run(settings, lambda database: revoke_and_tell(settings, database, key_id))
+    overlap_ms, pepper = span_ms(overlap, "--overlap", least=0), settings.pepper_bytes()
+
+    async def rotate(database: Database) -> Rotated | KeyRecord | None:
+        async with telling(settings) as redis:
+            return await rotate_key(database, redis, settings.partitions, pepper, key_id, overlap_ms)
+
+    rotated = run(settings, rotate)
+    if rotated is None:
+        fail(f"There is no key {key_id!r}.")
+    if isinstance(rotated, KeyRecord):
+        fail(f"The key {key_id!r} is {state(rotated)} and stays so: create another one.")
+    if rotated.ended_early:
+        warn("The key was rotated before and that overlap was still on: the older secret has ended now.")
+    if not rotated.told:
+        warn_untold(settings, "The key is rotated")
+    print_issued(rotated, {"told": rotated.told, "ended_early": rotated.ended_early}, as_json=as_json)
+
+
+@app.command()
+def revoke(key_id: KeyId, as_json: AsJson = False) -> None:
+    """Revoke a key with all of its secrets: it stops at its next request, on every gateway."""
+    no_token(key_id)
+    settings = read_settings()
+
+    async def revoke(database: Database) -> Revoked | None:
+        async with telling(settings) as redis:
+            return await revoke_key(database, redis, settings.partitions, key_id)
+
+    revoked = run(settings, revoke)
     if revoked is None:
         fail(f"There is no key {key_id!r}.")
     if not revoked.told:
-        warn(
-            "The key is revoked, but Redis could not be reached to tell the gateways: they may honour it for up to "
-            f"{settings.directory_cache_s:g} seconds more. Run the command again to tell them."
-        )
+        warn_untold(settings, "The key is revoked")
     if as_json:
         typer.echo(to_json({**msgspec.structs.asdict(revoked.record), "told": revoked.told}))
     else:
         typer.echo(described(revoked.record))
 
 
-async def revoke_and_tell(settings: Settings, database: Database, key_id: str) -> Revoked | None:
-    redis = connect_redis(settings.redis(), timeout_s=REDIS_TIMEOUT_S)
-    try:
-        return await revoke_key(database, redis, settings.partitions, key_id)
-    finally:
-        await redis.aclose()
+@app.command()
+def peppers(as_json: AsJson = False) -> None:
+    """Count the living secrets: under CATFLAP_PEPPER, under CATFLAP_PEPPER_OLD, and others, which are under neither, or
+    from before that was written down (a key's first use does it)."""
+    settings = read_settings()
+    current, old = settings.pepper_bytes(), settings.old_pepper_bytes()
+    counts = run(settings, lambda database: count_peppers(database, [current, old or b""]))
+    told = dict(zip(("current", "old", "other"), counts, strict=True))
+    typer.echo(to_json(told) if as_json else "\n".join(f"{name:<13} {count}" for name, count in told.items()))
 
 
-def run(settings: Settings, work: Callable[[Database], Awaitable[Result]]) -> Result:
-    """Do `work` on the settings' database; what can go wrong there ends the command with one sentence."""
-
-    async def session() -> Result:
-        database = connect(settings.database(), timeout_s=settings.database_timeout_s)
-        try:
-            await require_head(database)
-            return await work(database)
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(session())
-    except NotMigrated:
-        fail("The database is not at the schema of this version: run `catflap migrate`.")
-    except BadName as error:
-        fail(f"That cannot be a name: {error}.", BAD_USAGE)
-    except ValueError as error:
-        fail(f"CATFLAP_DATABASE_URL or CATFLAP_REDIS_URL is no use: {error}.", BAD_USAGE)
-    except OperationalError as error:
-        if "locked" in str(error.orig):
-            fail("The database is locked by another process for longer than this command waits: try again.")
-        fail("The database does not answer: see CATFLAP_DATABASE_URL.")
-    except (SQLAlchemyError, OSError) as error:
-        fail(f"The database cannot be used ({type(error).__name__}): see CATFLAP_DATABASE_URL.")
+def print_issued(issued: IssuedKey, more: dict[str, object], *, as_json: bool) -> None:
+    """The key, its token with it, this once."""
+    if as_json:
+        told = {"id": issued.record.id, "key": issued.token, **msgspec.structs.asdict(issued.record), **more}
+        typer.echo(to_json(told))
+        return
+    typer.echo(described(issued.record))
+    typer.echo(f"key           {issued.token}")
+    warn("This is the only time that the key is shown.")
 
 
 def check_plan(folder: Path, plan: str) -> None:
     """The plan is a file there; else one sentence that names those that are."""
-    plans = sorted(file.stem for file in folder.glob("*.yaml"))
+    plans = plan_names(folder)
     if plan not in plans:
         fail(f"There is no plan {plan!r} in {folder}: it has {', '.join(plans) or 'none'}.")
 
@@ -166,11 +191,11 @@ def no_token(key_id: str) -> None:
         fail("That is the key itself; this command takes its id, `key_` and the 17 characters after `cf-`.", BAD_USAGE)
 
 
-def span_ms(text: str) -> int:
+def span_ms(text: str, option: str, *, least: int = 1) -> int:
     """`30d` as milliseconds. Raises typer.BadParameter."""
     match = SPAN.fullmatch(text)
-    if match is None:
-        raise typer.BadParameter("a number and one of s, m, h, d, w: 30d, for example", param_hint="--expires-in")
+    if match is None or int(match[1]) < least:
+        raise typer.BadParameter("a number and one of s, m, h, d, w: 30d, for example", param_hint=option)
     return int(match[1]) * SECONDS[match[2]] * 1000
 
 
@@ -186,7 +211,10 @@ def described(record: KeyRecord) -> str:
         "state": state(record),
         "created": moment(record.created_at_ms),
         "expires": moment(record.expires_at_ms),
+        "rotated": moment(record.rotated_at_ms),
+        "old until": moment(record.old_until_ms),
         "revoked": moment(record.revoked_at_ms),
+        **{field: ", ".join(getattr(record, field) or ()) for field in ("scopes", "models", "addresses", "tags")},
     }
     return "\n".join(f"{name:<13} {value}" for name, value in lines.items() if value)
 
@@ -195,15 +223,4 @@ def state(record: KeyRecord) -> str:
     """`revoked`, `expired` or `active`."""
     if record.revoked_at_ms is not None:
         return "revoked"
-    expired = record.expires_at_ms is not None and record.expires_at_ms <= time.time() * 1000
-    return "expired" if expired else "active"
-
-
-def moment(milliseconds: int | None) -> str:
-    if milliseconds is None:
-        return ""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
-
-
-def to_json(values: dict[str, object]) -> str:
-    return msgspec.json.encode(values).decode()
+    return "active" if living(record, int(time.time() * 1000)) else "expired"

@@ -21,6 +21,8 @@ from gateway.dataplane.server import BoundedProtocol
 from gateway.embedded.launcher import die_with_parent
 from gateway.fleet.file import FleetError, read_fleet
 from gateway.fleet.models import load_models
+from gateway.identity.issuers import IssuerError, read_issuers
+from gateway.identity.keyrings import keys_of
 from gateway.limits.plans import PlanError
 from gateway.quota.address import parse_redis_url
 from gateway.settings import Settings
@@ -91,5 +93,7 @@ def _check(settings: Settings) -> None:
     try:
         load_models(read_fleet(settings.fleet))
         Plans.read(settings.policies / "plans")
-    except (FleetError, PlanError) as problem:
+        for issuer in read_issuers(settings.policies):
+            keys_of(issuer, settings.policies)
+    except (FleetError, PlanError, IssuerError) as problem:
         fail(str(problem))

@@ -12,7 +12,7 @@ import typer
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.commands.console import BAD_USAGE, fail, read_settings
-from gateway.commands.key import run
+from gateway.commands.directory import run
 from gateway.commands.times import instant_ms, month_start_ms, shown
 from gateway.storage.database import Database
 from gateway.storage.names import NAMED, ids_of, names_of

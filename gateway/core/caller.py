@@ -1,10 +1,15 @@
-"""Who is asking."""
+"""Who is asking, and what they may."""
 
 import msgspec
 
+SCOPES = ("chat", "completions", "embeddings", "tensors")
+"""What a key may be held to, by endpoint. Lists of models and of limits need none."""
+
 
 class Override(msgspec.Struct, frozen=True):
-    """A principal's own limit, in the place of its plan's or beside it (gateway/limits/plans.py checks it)."""
+    """A principal's own limit: in place of its plan's at the level of the principal, or beside the plan's where it has
+    none. `limit` counts units of `measure` per `per` (`minute`, `day`, `month`; None: at a time), of `model` alone or
+    of all models."""
 
     measure: str
     limit: int
@@ -19,10 +24,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     principal: str
     key: str
+    """A key's id; of a JSON Web Token `jwt:ISSUER:PRINCIPAL`."""
     plan: str
     scopes: frozenset[str] | None = None
-    """Kinds of endpoints that the credential may use: `chat`, `completions`, `embeddings`, `tensors`; None: all."""
+    """The endpoints that it may use, of SCOPES; None: all."""
     models: frozenset[str] | None = None
-    """Public names of the models that it may use; None: all."""
+    """The public names of the models that it may use; None: all of the fleet."""
     tags: tuple[str, ...] = ()
     overrides: tuple[Override, ...] = ()

@@ -6,7 +6,11 @@
     │   ├── ContextLengthExceeded    code context_length_exceeded
     │   └── TooLargeForPlan          code request_exceeds_limit: could never fit the plan
     ├── Unauthenticated         401  code invalid_api_key
+    ├── Forbidden               403  code permission_denied
+    │   ├── InsufficientScope        code insufficient_scope: not for this endpoint
+    │   └── AddressNotAllowed        code address_not_allowed: not from there
     ├── ModelNotFound           404  code model_not_found
+    ├── NotFound                404  code not_found: the admin API knows no such thing
     ├── RouteNotFound           404  code unknown_url
     ├── MethodNotAllowed        405
     ├── RequestTimeout          408  the client did not send its body in time
@@ -75,9 +79,28 @@ class Unauthenticated(ApiError):
     code = "invalid_api_key"
 
 
+class Forbidden(ApiError):
+    status = 403
+    type = "invalid_request_error"
+    code = "permission_denied"
+
+
+class InsufficientScope(Forbidden):
+    code = "insufficient_scope"
+
+
+class AddressNotAllowed(Forbidden):
+    code = "address_not_allowed"
+
+
 class ModelNotFound(InvalidRequest):
     status = 404
     code = "model_not_found"
+
+
+class NotFound(InvalidRequest):
+    status = 404
+    code = "not_found"
 
 
 class RouteNotFound(InvalidRequest):

@@ -4,7 +4,9 @@ from typing import Literal
 
 import msgspec
 
-Endpoint = Literal["chat", "completions"]
+from gateway.core.tensor import Tensor
+
+Endpoint = Literal["chat", "completions", "embeddings", "generate", "infer"]
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -29,12 +31,14 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
-    """A request for text: either the messages of a chat, or one or several plain texts."""
+    """A request: the messages of a chat, or one or several plain texts, or tensors (whose strings a model with a
+    tokenizer reads as texts)."""
 
     endpoint: Endpoint
     model: str
     messages: tuple[Message, ...] = ()
     texts: tuple[str, ...] = ()
+    tensors: tuple[Tensor, ...] = ()
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     """The client's cap on output tokens of each choice."""

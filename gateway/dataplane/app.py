@@ -16,17 +16,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.core.caller import Caller
 from gateway.core.errors import ApiError, InternalError, MethodNotAllowed, RouteNotFound
 from gateway.core.ids import request_id
-from gateway.dataplane import pipeline
-from gateway.dataplane.endpoints import CHAT, COMPLETIONS, EndpointKind, find_model
+from gateway.dataplane import kserve, pipeline
+from gateway.dataplane.authenticate import Source, authenticate, models_for
+from gateway.dataplane.endpoints import HOT, find_kind
 from gateway.dataplane.exchange import Exchange, error_headers
+from gateway.dataplane.kinds import EndpointKind, find_model
 from gateway.dataplane.limits import limits_body, limits_unknown
 from gateway.dataplane.services import Services
-from gateway.fleet.models import ServedModel
-from gateway.identity.bearer import bearer_token
+from gateway.fleet.models import Served
 from gateway.quota.connection import RedisRefused, RedisUnavailable
+from gateway.wire.dialects import dialect_of
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Services]]
-HOT = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETIONS}
+POSTED = (*HOT, "/v1/embeddings")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 PING_S = 1.0
 
 
@@ -43,7 +46,8 @@ class DataPlane:
                 Route("/v1/models/{model:path}", self._show_model),
                 Route("/livez", _live),
                 Route("/readyz", self._ready),
-                *(Route(path, _unreachable, methods=["POST"]) for path in HOT),
+                Route("/v2/{rest:path}", self._kserve, methods=METHODS),
+                *(Route(path, _unreachable, methods=["POST"]) for path in POSTED),
             ],
             lifespan=self._run,
             exception_handlers={ApiError: _tell, HTTPException: _tell_http, Exception: _tell_fault},
@@ -54,7 +58,7 @@ class DataPlane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI. Paths are matched on `scope["path"]` alone; the Host header decides nothing."""
         if scope["type"] == "http" and scope["method"] == "POST" and self._services is not None:
-            kind = HOT.get(scope["path"])
+            kind = find_kind(scope["path"], scope["headers"], self._services.models)
             if kind is not None:
                 await self._generate(self._services, kind, scope, receive, send)
                 return
@@ -75,34 +79,58 @@ class DataPlane:
 
     async def _show_limits(self, request: Request) -> Response:
         """The caller's own limits, over all models that it may ask for, and what is left of them."""
-        services, caller = await self._known(request)
+        services, caller = await self._caller(request)
         try:
-            _, states = await services.quota.look(caller, services.plans.all_of(caller, services.models.values()))
+            _, states = await services.quota.look(
+                caller, services.plans.all_of(caller, models_for(caller, services.models).values())
+            )
         except (RedisUnavailable, RedisRefused) as problem:
             raise limits_unknown(problem) from problem
         return _json(limits_body(states, caller.plan), 200)
 
     async def _list_models(self, request: Request) -> Response:
-        services, _ = await self._known(request)
-        return _json({"object": "list", "data": [_model(name, model) for name, model in services.models.items()]})
+        services, caller = await self._caller(request)
+        models = models_for(caller, services.models)
+        return _json({"object": "list", "data": [_model(name, model) for name, model in models.items()]})
 
     async def _show_model(self, request: Request) -> Response:
-        services, _ = await self._known(request)
+        services, caller = await self._caller(request)
         name = request.path_params["model"]
-        return _json(_model(name, find_model(name, services.models)))
+        return _json(_model(name, find_model(name, models_for(caller, services.models))))
 
-    async def _known(self, request: Request) -> tuple[Services, Caller]:
-        """The services, and the caller of a key that is good now. With Redis away the cache's word is taken."""
+    async def _kserve(self, request: Request) -> Response:
+        """What KServe's clients ask beside their requests."""
+        path = request.scope["path"]
+        name, verb = kserve.model_and_verb(path)
+        if request.method == "GET" and path == "/v2/health/live":
+            return _json({"live": True})
+        if request.method == "GET" and path == "/v2/health/ready":
+            ready = await self._is_ready()
+            return _json({"ready": ready}, 200 if ready else 503)
+        if request.method != "GET" or not path.startswith(kserve.KSERVE_MODELS) or verb not in ("", "ready"):
+            raise kserve.refuse(request.method, path)
+        services, caller = await self._caller(request)
+        models = models_for(caller, services.models)
+        if not verb:
+            return _json(kserve.metadata(models, name))
+        ready = kserve.ready(models, services.health, name)
+        return _json({"name": name, "ready": ready}, 200 if ready else 503)
+
+    async def _is_ready(self) -> bool:
+        services = self._services
+        return services is not None and services.health.any_ready() and await _redis_word(services) == "ready"
+
+    async def _caller(self, request: Request) -> tuple[Services, Caller]:
+        """The services and a caller whose credential is good now. With Redis away the cache's word is taken."""
         assert self._services is not None
-        services, header = self._services, request.headers.get("authorization")
-        token = bearer_token(header.encode("latin-1") if header is not None else None)
-        known = services.directory.known(token) or await services.directory.resolve(token)
+        services, source = self._services, Source.of(request.scope)
+        known = await authenticate(services, source)
         try:
             epoch = await services.quota.epoch(known.caller.organisation)
         except (RedisUnavailable, RedisRefused):
             return services, known.caller
         if epoch != known.epoch:
-            known = await services.directory.refresh(token, epoch)
+            known = await authenticate(services, source, epoch)
         return services, known.caller
 
     async def _ready(self, _request: Request) -> Response:
@@ -137,7 +165,7 @@ async def _unreachable(_request: Request) -> Response:
     raise InternalError("The gateway is stopping.")
 
 
-def _model(name: str, model: ServedModel) -> dict[str, object]:
+def _model(name: str, model: Served) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": model.entry.owned_by}
 
 
@@ -149,9 +177,12 @@ def _json(body: object, status: int = 200, headers: dict[str, str] | None = None
     return JSONResponse(body, status, {"x-request-id": _new_id(), **(headers or {})})
 
 
-async def _tell(_request: Request, error: Exception) -> Response:
+async def _tell(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return _json(error.body(), error.status, {k.decode(): v.decode() for k, v in error_headers(error)})
+    headers = {k.decode(): v.decode() for k, v in error_headers(error)}
+    body = dialect_of(request.scope["path"]).error(error)
+    headers |= {"x-request-id": _new_id(), "content-type": "application/json"}
+    return Response(body, error.status, headers)
 
 
 async def _tell_http(request: Request, error: Exception) -> Response:
@@ -163,7 +194,7 @@ async def _tell_http(request: Request, error: Exception) -> Response:
         known.headers = tuple((k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items())
     else:
         known = RouteNotFound("There is nothing at this URL. Catflap serves /v1/chat/completions, /v1/completions, "
-                              "/v1/models and /v1/limits.")  # fmt: skip
+                              "/v1/embeddings, /v1/models, /v1/limits and KServe's /v2.")  # fmt: skip
     return await _tell(request, known)
 
 

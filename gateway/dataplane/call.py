@@ -11,7 +11,7 @@ from gateway.core.prompt import Prompt
 from gateway.core.reservation import Reservation
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.measure import Measured
-from gateway.fleet.models import ServedModel
+from gateway.fleet.models import Served, region_of
 from gateway.limits.plans import Limit
 from gateway.quota.note import cost_of
 from gateway.telemetry.log import AccessLine
@@ -51,7 +51,7 @@ class Call:
         self.endpoint = endpoint
         self.caller: Caller | None = None
         self.prompt: Prompt | None = None
-        self.model: ServedModel | None = None
+        self.model: Served | None = None
         self.limits: tuple[Limit, ...] = ()
         self.texts: tuple[str, ...] = ()
         self.measured = Measured(0, Usage(), exact=False)
@@ -135,7 +135,7 @@ class Call:
             ttft_ms=self.first_token_ms,
             duration_ms=self.exchange.elapsed_ms(),
             upstream=self.upstream,
-            region=self.model.region(self.upstream),
+            region=region_of(self.model, self.upstream),
             attempts=self.attempts,
             end_user=self.end_user,
         )

@@ -5,11 +5,11 @@ import time
 from contextlib import suppress
 from typing import Literal
 
-import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.core.errors import ApiError, BodyTooLarge
-from gateway.wire.sse import DONE, frame
+from gateway.wire.dialects import dialect_of
+from gateway.wire.sse import frame
 
 Header = tuple[bytes, bytes]
 Stopped = Literal["gone", "timeout", "body"]
@@ -31,7 +31,8 @@ class Exchange:
     """See the module. `stopped` says why the task was cancelled, if it was by us."""
 
     __slots__ = ("_loop", "_receive", "_send", "_started", "_task", "_timer", "_watch", "arrived", "arrived_ms",
-                 "deadline", "headers", "path", "request_id", "request_timeout", "status", "stopped")  # fmt: skip
+                 "deadline", "dialect", "headers", "path", "peer", "request_id", "request_timeout", "status",
+                 "stopped")  # fmt: skip
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, request_id: str, *, body_s: float, request_s: float
@@ -43,7 +44,9 @@ class Exchange:
         self._watch: asyncio.Task[None] | None = None
         self._task = asyncio.current_task()
         self.path: str = scope["path"]
+        self.dialect = dialect_of(self.path)
         self.headers: list[Header] = scope["headers"]
+        self.peer: str | None = scope["client"][0] if scope.get("client") else None
         self.request_id = request_id
         self.arrived = self._loop.time()
         self.arrived_ms = time.time_ns() // 1_000_000
@@ -144,13 +147,17 @@ class Exchange:
             (b"openai-processing-ms", b"%d" % self.elapsed_ms()),
         ]
 
-    async def answer(self, body: bytes, headers: tuple[Header, ...] | list[Header]) -> None:
-        """A whole answer in JSON."""
-        await self._whole(200, body, headers)
+    async def answer(
+        self, body: bytes, headers: tuple[Header, ...] | list[Header], content_type: Header = _JSON
+    ) -> None:
+        """A whole answer."""
+        await self._whole(200, body, headers, content_type)
 
-    async def _whole(self, status: int, body: bytes, headers: tuple[Header, ...] | list[Header]) -> None:
+    async def _whole(
+        self, status: int, body: bytes, headers: tuple[Header, ...] | list[Header], content_type: Header = _JSON
+    ) -> None:
         self.status, self._started = status, True
-        head = [_JSON, (b"content-length", b"%d" % len(body)), *self._common(), *headers]
+        head = [content_type, (b"content-length", b"%d" % len(body)), *self._common(), *headers]
         await self._send({"type": "http.response.start", "status": status, "headers": head})
         await self._send({"type": "http.response.body", "body": body})
 
@@ -170,11 +177,11 @@ class Exchange:
 
     async def fail(self, error: ApiError, headers: tuple[Header, ...] | list[Header] = ()) -> None:
         """Tell an error: as the answer, or, when a stream has begun, as its last frame."""
-        body = msgspec.json.encode(error.body())
+        body = self.dialect.error(error)
         if self._started:
             with suppress(TimeoutError):  # a client that does not read must not hold the request for ever
                 async with asyncio.timeout(LAST_WORDS_S):
-                    await self.end_stream(frame(body) + DONE)
+                    await self.end_stream(frame(body) + self.dialect.done)
             return
         await self._whole(error.status, body, [*headers, *error_headers(error)])
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gateway.core.caller import Caller
 from gateway.core.errors import ApiError, InsufficientQuota, RateLimited, Unavailable
 from gateway.core.reservation import Denial, LimitState
-from gateway.fleet.models import ServedModel
+from gateway.fleet.models import Served
 from gateway.limits.plans import Limit, Plan, PlanError, binding, parse_plan
 from gateway.limits.weights import SCALE
 
@@ -45,7 +45,7 @@ class Plans:
             raise PlanError(f"There is no plan in {folder}. Set CATFLAP_POLICIES to the folder that holds 'plans'.")
         return cls(plans)
 
-    def of(self, caller: Caller, model: ServedModel) -> Grant:
+    def of(self, caller: Caller, model: Served) -> Grant:
         """What binds `caller` when it asks for `model`. Raises Unavailable where its plan cannot be applied."""
         name = model.entry.name
         grant = self._grants.get((caller.key, name))
@@ -64,7 +64,7 @@ class Plans:
         self._grants[caller.key, name] = grant
         return grant
 
-    def all_of(self, caller: Caller, models: Iterable[ServedModel]) -> tuple[Limit, ...]:
+    def all_of(self, caller: Caller, models: Iterable[Served]) -> tuple[Limit, ...]:
         """Every limit that binds `caller` for any of the models, once."""
         limits = (limit for model in models for limit in self.of(caller, model).limits)
         return tuple({(limit.subject, limit.name): limit for limit in limits}.values())

@@ -46,9 +46,9 @@ async def measure(
         # a default must not refuse what the client never asked for
         max_tokens = max(1, min([max_tokens, *(most // choices for most in _most_output(limits, sum(counts)))]))
     ceiling = Usage(sum(counts), max_tokens * choices)
-    for limit in limits:
-        if limit.units(ceiling) > limit.cap:
-            raise _too_large(limit, ceiling, prompt)
+    field = "messages" if prompt.endpoint == "chat" else "prompt"
+    blamed = prompt.max_tokens_name if _prompt_fits(limits, ceiling.prompt_tokens) else field
+    refuse_what_never_fits(limits, ceiling, f"Shorten the prompt or lower '{prompt.max_tokens_name}'.", blamed)
     return Measured(max_tokens, ceiling, exact)
 
 
@@ -109,15 +109,19 @@ def _max_tokens(prompt: Prompt, model: ServedModel, longest: int, default: int) 
     return asked if asked is not None else min(default, left, entry.max_output_tokens)
 
 
-def _too_large(limit: Limit, ceiling: Usage, prompt: Prompt) -> TooLargeForPlan:
-    prompt_alone = limit.units(Usage(ceiling.prompt_tokens, 1))
-    field = "messages" if prompt.endpoint == "chat" else "prompt"
-    return TooLargeForPlan(
-        f"This request could use {units(limit, limit.units(ceiling))}, more than the {units(limit, limit.cap)} of its "
-        f"limit {limit.name.replace('_', ' ')}; it can never be admitted. Shorten the prompt or lower "
-        f"'{prompt.max_tokens_name}'.",
-        param=prompt.max_tokens_name if prompt_alone <= limit.cap else field,
-    )
+def refuse_what_never_fits(limits: tuple[Limit, ...], ceiling: Usage, advice: str, param: str | None) -> None:
+    """Raises TooLargeForPlan where a limit could not take the request even if nothing else were asked."""
+    for limit in limits:
+        if limit.units(ceiling) > limit.cap:
+            raise TooLargeForPlan(
+                f"This request could use {units(limit, limit.units(ceiling))}, more than the {units(limit, limit.cap)} "
+                f"of its limit {limit.name.replace('_', ' ')}; it can never be admitted. {advice}",
+                param=param,
+            )
+
+
+def _prompt_fits(limits: tuple[Limit, ...], prompt_tokens: int) -> bool:
+    return all(limit.units(Usage(prompt_tokens, 1)) <= limit.cap for limit in limits)
 
 
 def units(limit: Limit, number: int) -> str:

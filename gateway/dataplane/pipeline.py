@@ -5,16 +5,13 @@ import asyncio
 from gateway.core.errors import ApiError, InternalError, RequestTimeout, Unavailable, UpstreamTimeout
 from gateway.core.event import Outcome
 from gateway.core.reservation import Denial, Reservation
+from gateway.dataplane.authenticate import authenticate, authorise, models_for
 from gateway.dataplane.call import Call, digest_end_user
-from gateway.dataplane.endpoints import EndpointKind
 from gateway.dataplane.exchange import Exchange
-from gateway.dataplane.generation import open_choices
+from gateway.dataplane.kinds import EndpointKind
 from gateway.dataplane.limits import Grant, denied, limit_headers, limits_unknown
-from gateway.dataplane.measure import counting_may_help, measure
-from gateway.dataplane.relay import relay
+from gateway.dataplane.measure import counting_may_help
 from gateway.dataplane.services import Services
-from gateway.fleet.router import Asked
-from gateway.identity.bearer import bearer_token
 from gateway.identity.directory import Known
 from gateway.quota.connection import RedisRefused, RedisUnavailable
 
@@ -42,35 +39,28 @@ async def serve(services: Services, kind: EndpointKind, exchange: Exchange) -> N
 
 
 async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
-    token = bearer_token(call.exchange.header(b"authorization"))
-    known = services.directory.known(token) or await services.directory.resolve(token)
+    known = await authenticate(services, call.exchange)
     call.caller = known.caller
+    authorise(call.caller, kind.scope)
     body = await call.exchange.body(services.bounds.body_bytes)
-    call.model, call.prompt = kind.parse(body, services.models)
+    call.model, call.prompt = kind.parse(body, models_for(call.caller, services.models))
     call.texts = call.model.render(call.prompt)
-    call.choices = call.prompt.n * len(call.texts)
+    call.choices = call.prompt.n * len(call.texts) or 1
     grant = services.plans.of(call.caller, call.model)
     call.limits = grant.limits
-    call.measured = await measure(call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits)
-    await _admit(services, call, grant)
-    await _check_epoch(services, call, token, known)
-    asked = Asked(call.prompt.sampling, call.measured.max_tokens, call.exchange.header(b"traceparent"))
-    call.routes, call.routed_ms = [[] for _ in range(call.choices)], call.exchange.elapsed_ms()
-    choices = await open_choices(services.router, call.model, call.texts, call.prompt.n, asked, call.routes)
-    try:
-        await relay(kind, call, choices, lambda: _settle(services, call, "completed"))
-    finally:
-        for choice in choices:
-            choice.close()
+    call.measured = await kind.measure(call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits)
+    await _admit(services, kind, call, grant)
+    await _check_epoch(services, kind, call, known)
+    await kind.answer(services, call, lambda: _settle(services, call, "completed"))
 
 
-async def _admit(services: Services, call: Call, grant: Grant) -> None:
+async def _admit(services: Services, kind: EndpointKind, call: Call, grant: Grant) -> None:
     """Reserve in Redis. A denial becomes the answer 429, an absent Redis 503 (mode `closed`)."""
     assert call.caller is not None and call.prompt is not None and call.model is not None
     call.end_user = digest_end_user(services.pepper, call.caller, call.prompt.end_user)
     admitted = await _reserve(services, call)
     if isinstance(admitted, Denial) and counting_may_help(call.measured, call.limits, admitted):
-        call.measured = await measure(
+        call.measured = await kind.measure(
             call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits, exactly=True
         )
         admitted = await _reserve(services, call)
@@ -90,14 +80,16 @@ async def _reserve(services: Services, call: Call) -> Reservation | Denial:
         raise limits_unknown(problem) from problem
 
 
-async def _check_epoch(services: Services, call: Call, token: str, known: Known) -> None:
-    """A changed epoch means that a key of the organisation has changed: look this one up anew before it goes on."""
-    assert call.reservation is not None
+async def _check_epoch(services: Services, kind: EndpointKind, call: Call, known: Known) -> None:
+    """A changed epoch means that a key of the organisation has changed: look this one up anew before it goes on. It may
+    be less than it was; limits that have changed bind from the next request on."""
+    assert call.reservation is not None and call.prompt is not None
     epoch = call.reservation.epoch
     if epoch is None or epoch == known.epoch:
         return
     try:
-        await services.directory.refresh(token, epoch)
+        known = await authenticate(services, call.exchange, epoch)
+        authorise(known.caller, kind.scope, call.prompt.model)
     except ApiError as error:
         call.error = error  # its status is in the event that settles
         _settle(services, call, "refused")

@@ -1,21 +1,42 @@
 """From the backend's deltas to the client's bytes, as they come."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from gateway.dataplane.call import Call
-from gateway.dataplane.endpoints import EndpointKind
-from gateway.dataplane.generation import Several
+from gateway.dataplane.generation import Several, open_choices
 from gateway.dataplane.limits import limit_headers
-from gateway.fleet.router import Choice
+from gateway.dataplane.services import Services
+from gateway.fleet.models import ServedModel
+from gateway.fleet.router import Asked, Choice
 from gateway.wire import answers
-from gateway.wire.sse import DONE
+
+MakeWriter = Callable[[str, str, int, bool], answers.Writer]
+"""(request id, model name, seconds since the epoch, include usage) -> a writer."""
+Settle = Callable[[], None]
 
 
-async def relay(kind: EndpointKind, call: Call, choices: list[Choice], settle: Callable[[], None]) -> None:
+def relayed(make_writer: MakeWriter) -> Callable[[Services, Call, Settle], Awaitable[None]]:
+    """How an endpoint whose answers are written so answers from generations."""
+
+    async def answer(services: Services, call: Call, settle: Settle) -> None:
+        assert isinstance(call.model, ServedModel) and call.prompt is not None
+        asked = Asked(call.prompt.sampling, call.measured.max_tokens, call.exchange.header(b"traceparent"))
+        call.routes, call.routed_ms = [[] for _ in range(call.choices)], call.exchange.elapsed_ms()
+        choices = await open_choices(services.router, call.model, call.texts, call.prompt.n, asked, call.routes)
+        try:
+            await relay(make_writer, call, choices, settle)
+        finally:
+            for choice in choices:
+                choice.close()
+
+    return answer
+
+
+async def relay(make_writer: MakeWriter, call: Call, choices: list[Choice], settle: Settle) -> None:
     """Answer from running choices. `settle` is called before the last bytes are handed to the client."""
     assert call.prompt is not None and call.reservation is not None
     prompt, created = call.prompt, call.exchange.arrived_ms // 1000
-    writer = kind.writer(call.exchange.request_id, prompt.model, created, prompt.include_usage)
+    writer = make_writer(call.exchange.request_id, prompt.model, created, prompt.include_usage)
     source = choices[0] if len(choices) == 1 else Several(choices)
     answer = _stream if prompt.stream else _whole
     try:
@@ -43,7 +64,7 @@ async def _stream(call: Call, source: Choice | Several, writer: answers.Writer, 
             frames = b""
     settle()
     usage = writer.usage(call.usage) if call.prompt.include_usage else b""
-    await exchange.end_stream(b"%b%b%b" % (frames, usage, DONE))
+    await exchange.end_stream(b"%b%b%b" % (frames, usage, exchange.dialect.done))
 
 
 async def _whole(call: Call, source: Choice | Several, writer: answers.Writer, settle: Callable[[], None]) -> None:

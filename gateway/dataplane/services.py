@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from gateway.dataplane.limits import Plans
 from gateway.fleet.health import Health
-from gateway.fleet.models import ServedModel
+from gateway.fleet.models import Served
 from gateway.fleet.router import Router
+from gateway.identity.address import Networks
 from gateway.identity.directory import Directory
 from gateway.quota.keeper import Quota
 from gateway.quota.protocol import Connection
@@ -29,8 +30,9 @@ class Services:
     bounds: Bounds
     pepper: bytes
     directory: Directory
+    trusted_proxies: Networks
     plans: Plans
-    models: dict[str, ServedModel]
+    models: dict[str, Served]
     health: Health
     router: Router
     redis: Connection

@@ -16,10 +16,11 @@ async def development_key(settings: Settings) -> str:
     Raises sqlalchemy.exc.SQLAlchemyError, OSError.
     """
     file, pepper = settings.data_dir / "dev-key", settings.pepper_bytes()
+    peppers = [pepper, *filter(None, [settings.old_pepper_bytes()])]
     database = connect(settings.database(), timeout_s=settings.database_timeout_s)
     try:
         kept = file.read_text().strip() if file.exists() else ""
-        if await _honoured(database, pepper, kept):
+        if await _honoured(database, peppers, kept):
             return kept
         issued = await issue_key(database, pepper, organisation="dev", project="dev", principal="dev", plan="unlimited")
     finally:
@@ -28,13 +29,15 @@ async def development_key(settings: Settings) -> str:
     return issued.token
 
 
-async def _honoured(database: Database, pepper: bytes, token: str) -> bool:
+async def _honoured(database: Database, peppers: list[bytes], token: str) -> bool:
     key_id = parse_token(token)
     if key_id is None:
         return False
     async with database.read() as connection:
         row = await find_key(connection, key_id)
-    return row is not None and row["revoked_at_ms"] is None and matches(pepper, token, row["digest"])
+    if row is None or row["revoked_at_ms"] is not None:
+        return False
+    return any(matches(pepper, token, row["digest"]) for pepper in peppers)
 
 
 def _keep(file: Path, token: str) -> None:

@@ -69,7 +69,7 @@ async def running(settings: Settings, say: Say) -> AsyncIterator[Running]:
                 url=_url(settings.host, settings.port),
                 admin_url=_url(settings.admin_host, settings.admin_port),
                 key=key,
-                model=fleet.models[0].name,
+                model=fleet.served[0].name,
             )
 
 

@@ -142,7 +142,7 @@ def clear_shared_memory(prefix: str) -> None:
 
 
 def _models(fleet: Fleet, endpoint: Endpoint) -> list[tuple[str, Path]]:
-    names = {model.triton.name for model in fleet.models if endpoint.name in model.endpoints}
+    names = {model.triton.name for model in fleet.served if endpoint.name in model.endpoints}
     return [(name, fleet.path(name)) for name in sorted(names)]
 
 

@@ -19,6 +19,8 @@ Ability = Literal["logprobs", "logit_bias"]
 """What a model can do beyond plain text. Tools, JSON mode, images and audio join with their adapters."""
 
 Positive = Annotated[int, Meta(ge=1)]
+Amount = Annotated[float, Meta(ge=0, le=1e12)]
+TensorName = Annotated[str, Meta(min_length=1, max_length=200)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=200)]
 
 
@@ -64,9 +66,6 @@ class TritonModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Annotated[str, Meta(pattern=r"^\d*$")] = ""
 
 
-Amount = Annotated[float, Meta(ge=0, le=10**6)]
-
-
 class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a model's work costs, in cost units: any unit that an operator likes to bill in. Three decimals are kept."""
 
@@ -82,16 +81,24 @@ class Cost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """For a GiB of KV cache held for a second (`kv_bytes_per_token`); charged when a request settles."""
 
 
-class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A model under its public name."""
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every model has."""
 
     name: Name
     aliases: tuple[Name, ...] = ()
     owned_by: str = "catflap"
     triton: TritonModel
-    adapter: Literal["vllm"] = "vllm"
     endpoints: Annotated[tuple[Name, ...], Meta(min_length=1)]
     """Names of the endpoints that serve it."""
+    cost: Cost = Cost()
+    kv_bytes_per_token: Positive | None = None
+    """KV cache of one token; None: no KV cost is charged."""
+
+
+class Model(_Entry, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model that generates text, under its public name."""
+
+    adapter: Literal["vllm"] = "vllm"
     context_tokens: Positive
     """Prompt and completion together."""
     max_output_tokens: Positive
@@ -102,9 +109,43 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     chat_template: str | None = None
     """Path of a Jinja2 chat template, relative to the fleet file; without one the model takes no chats."""
     abilities: tuple[Ability, ...] = ()
-    cost: Cost = Cost()
-    kv_bytes_per_token: Annotated[int, Meta(ge=0)] = 0
-    """2 x layers x KV heads x head dimension x bytes of a number."""
+
+
+class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a request to a tensor model counts as, in prompt tokens: `request` + `element` x its input elements, rounded
+    up. A number is an element, and so is each byte of a string; where the model has a tokenizer, strings count as their
+    tokens instead."""
+
+    request: Amount = 0
+    element: Amount = 1
+
+
+class Embeddings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How texts become embeddings."""
+
+    input: TensorName
+    """BYTES, the texts in its first dimension, its other dimensions 1."""
+    output: TensorName
+    """FP32, one embedding for each text."""
+    dimensions: Positive
+
+
+class TensorModel(_Entry, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A model of tensors, under its public name: for `/v2/models/NAME/infer` and, with `embeddings`, `/v1/embeddings`.
+    What its tensors are is asked of Triton."""
+
+    charge: Charge = Charge()
+    inputs: tuple[TensorName, ...] = ()
+    """The only inputs that clients may send; empty: all that the model has."""
+    outputs: tuple[TensorName, ...] = ()
+    """The only outputs that clients get; empty: all that the model has."""
+    parameters: tuple[TensorName, ...] = ()
+    """Request parameters (strings, numbers, booleans) that are passed on to the model; all others are refused."""
+    tokenizer: str | None = None
+    """`bytes`, or the path of a `tokenizer.json` relative to the fleet file: strings are charged by their tokens."""
+    context_tokens: Positive | None = None
+    """The most tokens of one string; needs `tokenizer`."""
+    embeddings: Embeddings | None = None
 
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -113,9 +154,15 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     api_version: Literal["catflap/v1"] = msgspec.field(name="apiVersion")
     kind: Literal["Fleet"]
     endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)]
-    models: Annotated[tuple[Model, ...], Meta(min_length=1)]
+    models: tuple[Model, ...] = ()
+    tensor_models: tuple[TensorModel, ...] = ()
     folder: str = ""
     """Filled in when the file is read: the folder that its paths are relative to."""
+
+    @property
+    def served(self) -> tuple["Model | TensorModel", ...]:
+        """All models, those of text first."""
+        return (*self.models, *self.tensor_models)
 
     def path(self, relative: str) -> Path:
         """The file that a path in the fleet file names."""
@@ -170,17 +217,42 @@ def _substitute(text: str, name: str, environment: Mapping[str, str]) -> str:
 def _check(fleet: Fleet, name: str) -> None:
     """What a schema cannot say: names are unique and known, addresses are whole."""
     endpoints = [endpoint.name for endpoint in fleet.endpoints]
-    models = [known for model in fleet.models for known in (model.name, *model.aliases)]
+    if not fleet.served:
+        raise FleetError(f"{name}: there are no models: list some under models or tensor_models.")
+    models = [known for model in fleet.served for known in (model.name, *model.aliases)]
     for kind, names in (("endpoint", endpoints), ("model or alias", models)):
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise FleetError(f"{name}: the {kind} name {twice[0]!r} is used twice.")
     for endpoint in fleet.endpoints:
         _check_address(endpoint, name)
-    for model in fleet.models:
+    for model in fleet.served:
         if model.cost.cached is not None and model.cost.cached > model.cost.prompt:
             raise FleetError(f"{name}: model {model.name!r}: cost.cached is above cost.prompt.")
         if missing := sorted(set(model.endpoints) - set(endpoints)):
             raise FleetError(f"{name}: model {model.name!r} names the endpoint {missing[0]!r}, which is not there.")
+    for tensors in fleet.tensor_models:
+        _check_tensors(tensors, f"{name}: model {tensors.name!r}")
+
+
+_NEVER_PASSED_ON = ("binary_data", "classification", "sequence_", "shared_memory", "triton_")
+"""Beginnings of Triton's own parameters that are no client's to set: memory of the server, other clients' sequences."""
+
+
+def _check_tensors(model: TensorModel, where: str) -> None:
+    if barred := [name for name in model.parameters if name.startswith(_NEVER_PASSED_ON) or name == "headers"]:
+        raise FleetError(f"{where}: parameters names {barred[0]!r}, which clients may never set; take it out.")
+    if model.context_tokens is not None and model.tokenizer is None:
+        raise FleetError(f"{where}: context_tokens needs a tokenizer that counts them.")
+    if model.embeddings is None:
+        return
+    if model.tokenizer is None:
+        raise FleetError(f"{where}: embeddings need a tokenizer, by whose tokens texts are charged.")
+    for kind, tensor, allowed in (
+        ("input", model.embeddings.input, model.inputs),
+        ("output", model.embeddings.output, model.outputs),
+    ):
+        if allowed and tensor not in allowed:
+            raise FleetError(f"{where}: embeddings use the {kind} {tensor!r}, which {kind}s does not list.")
 
 
 def _check_address(endpoint: Endpoint, name: str) -> None:

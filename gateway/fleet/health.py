@@ -9,7 +9,8 @@ from aiohttp import ClientError
 from tritonclient.utils import InferenceServerException
 
 from gateway.fleet.adapters import vllm
-from gateway.fleet.file import Endpoint, Fleet, Model
+from gateway.fleet.file import Endpoint, Fleet, Model, TensorModel
+from gateway.fleet.signature import Signature, problems, read_signature
 
 INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 2.0
@@ -24,10 +25,15 @@ class Health:
         self._fleet = fleet
         self._ready: set[tuple[str, str]] = set()
         self._wrong: dict[tuple[str, str], str] = {}
+        self._signatures: dict[str, Signature] = {}
 
     def ready(self, endpoint: str, model: str) -> bool:
         """Whether requests for the model may go there."""
         return (endpoint, model) in self._ready
+
+    def signature(self, model: str) -> Signature | None:
+        """The tensors of a tensor model, as an endpoint told them when it last became ready; None before that."""
+        return self._signatures.get(model)
 
     def any_ready(self) -> bool:
         """Whether anything at all is served."""
@@ -36,7 +42,7 @@ class Health:
     def report(self) -> dict[str, dict[str, str]]:
         """Model -> endpoint -> `ready`, `not ready` or what is wrong with it."""
         return {
-            model.name: {name: self._word(name, model.name) for name in model.endpoints} for model in self._fleet.models
+            model.name: {name: self._word(name, model.name) for name in model.endpoints} for model in self._fleet.served
         }
 
     def _word(self, endpoint: str, model: str) -> str:
@@ -64,7 +70,7 @@ class Health:
             await asyncio.gather(*(client.close() for client in clients.values()), return_exceptions=True)
 
     async def _probe(self, client: triton.InferenceServerClient, endpoint: Endpoint) -> None:
-        for model in self._fleet.models:
+        for model in self._fleet.served:
             if endpoint.name not in model.endpoints:
                 continue
             pair = (endpoint.name, model.name)
@@ -86,16 +92,27 @@ class Health:
             log.warning("model_not_ready", endpoint=pair[0], model=pair[1])
             self._ready.discard(pair)
 
-    async def _fits(self, client: triton.InferenceServerClient, model: Model, pair: tuple[str, str]) -> bool:
+    async def _fits(
+        self, client: triton.InferenceServerClient, model: Model | TensorModel, pair: tuple[str, str]
+    ) -> bool:
         """Hold the live model against its adapter before any request goes there."""
         try:
-            problems = await misfits(client, model)
+            wrong = await self._misfits(client, model)
         except (ValueError, TypeError, AttributeError, LookupError):  # one bad server must not end the watch over all
-            problems = [f"{model.triton.name}: what answers there does not speak Triton's language."]
-        if problems and self._wrong.get(pair) != problems[0]:
-            log.error("model_does_not_fit", endpoint=pair[0], model=pair[1], problem=problems[0])
-            self._wrong[pair] = problems[0]
-        return not problems
+            wrong = [f"{model.triton.name}: what answers there does not speak Triton's language."]
+        if wrong and self._wrong.get(pair) != wrong[0]:
+            log.error("model_does_not_fit", endpoint=pair[0], model=pair[1], problem=wrong[0])
+            self._wrong[pair] = wrong[0]
+        return not wrong
+
+    async def _misfits(self, client: triton.InferenceServerClient, model: Model | TensorModel) -> list[str]:
+        if isinstance(model, Model):
+            return await misfits(client, model)
+        signature = await _signature(client, model)
+        wrong = problems(signature, model)
+        if not wrong:
+            self._signatures[model.name] = signature
+        return wrong
 
 
 def connect(endpoint: Endpoint) -> triton.InferenceServerClient:
@@ -103,19 +120,27 @@ def connect(endpoint: Endpoint) -> triton.InferenceServerClient:
     return triton.InferenceServerClient(endpoint.http.removeprefix("http://").rstrip("/"), conn_timeout=PROBE_TIMEOUT_S)
 
 
-async def misfits(client: triton.InferenceServerClient, model: Model) -> list[str]:
-    """What of the live model does not fit its adapter's contract; each a sentence. Raises what tritonclient raises."""
+async def _signature(client: triton.InferenceServerClient, model: TensorModel) -> Signature:
+    name, version = model.triton.name, model.triton.version
+    metadata = await client.get_model_metadata(name, version)
+    return read_signature(metadata, await client.get_model_config(name, version), model)
+
+
+async def misfits(client: triton.InferenceServerClient, model: Model | TensorModel) -> list[str]:
+    """What of the live model does not fit its fleet entry; each a sentence. Raises what tritonclient raises."""
+    if isinstance(model, TensorModel):
+        return problems(await _signature(client, model), model)
     name, version = model.triton.name, model.triton.version
     metadata = await client.get_model_metadata(name, version)
     config = await client.get_model_config(name, version)
-    problems = []
+    wrong = []
     if not config.get("model_transaction_policy", {}).get("decoupled", False):
-        problems.append(f"{name} is not decoupled, so it cannot stream.")
+        wrong.append(f"{name} is not decoupled, so it cannot stream.")
     if config.get("max_batch_size", 0):
-        problems.append(f"{name} has max_batch_size {config['max_batch_size']}; the vLLM contract has 0.")
-    problems += _missing(name, "input", metadata.get("inputs", ()), vllm.INPUTS)
-    problems += _missing(name, "output", metadata.get("outputs", ()), vllm.OUTPUTS)
-    return problems
+        wrong.append(f"{name} has max_batch_size {config['max_batch_size']}; the vLLM contract has 0.")
+    wrong += _missing(name, "input", metadata.get("inputs", ()), vllm.INPUTS)
+    wrong += _missing(name, "output", metadata.get("outputs", ()), vllm.OUTPUTS)
+    return wrong
 
 
 def _missing(model: str, kind: str, found: Iterable[dict[str, str]], wanted: dict[str, str]) -> list[str]:

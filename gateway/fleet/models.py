@@ -1,10 +1,15 @@
 """Models ready to serve: a fleet entry with its template, its token counter and its endpoints."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gateway.core.errors import InvalidRequest
+from gateway.core.errors import InvalidRequest, Unavailable
 from gateway.core.prompt import Prompt
-from gateway.fleet.file import Endpoint, Fleet, Model
+from gateway.core.tensor import LENGTH, Tensor
+from gateway.fleet.file import Endpoint, Fleet, Model, TensorModel
+from gateway.fleet.health import Health
+from gateway.fleet.signature import Signature
 from gateway.fleet.template import Renderer, read_template
 from gateway.fleet.tokens import TokenCounter, read_counter
 from gateway.limits.weights import SCALE, Price, Weights, thousandths
@@ -12,7 +17,7 @@ from gateway.limits.weights import SCALE, Price, Weights, thousandths
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model under its public name."""
+    """One model that generates text."""
 
     entry: Model
     abilities: frozenset[str]
@@ -21,13 +26,9 @@ class ServedModel:
     endpoints: tuple[Endpoint, ...]
     price: Price = field(default_factory=Price)
 
-    def region(self, endpoint: str | None) -> str | None:
-        """Where the endpoint of this name stands."""
-        return next((one.region for one in self.endpoints if one.name == endpoint), None)
-
     def render(self, prompt: Prompt) -> tuple[str, ...]:
         """The texts that the model reads: one for a chat, one for each prompt of a completion."""
-        if prompt.endpoint == "completions":
+        if prompt.endpoint != "chat":
             return prompt.texts
         if self.renderer is None:
             raise InvalidRequest(f"The model '{self.entry.name}' takes no chats; use /v1/completions.", param="model")
@@ -46,7 +47,47 @@ class ServedModel:
         return await self.counter.count(text) + self.entry.special_tokens
 
 
-def price_of(entry: Model) -> Price:
+@dataclass(frozen=True)
+class ServedTensors:
+    """One model of tensors."""
+
+    entry: TensorModel
+    counter: TokenCounter | None
+    endpoints: tuple[Endpoint, ...]
+    health: Health
+    price: Price = field(default_factory=Price)
+
+    def render(self, prompt: Prompt) -> tuple[str, ...]:
+        """The texts whose tokens are charged: those of an embeddings request, or the strings among the tensors."""
+        return prompt.texts
+
+    def signature(self) -> Signature:
+        """What its tensors are. Raises Unavailable as long as no endpoint has told."""
+        signature = self.health.signature(self.entry.name)
+        if signature is None:
+            raise Unavailable(
+                f"The model '{self.entry.name}' is not being served right now. Try again shortly.",
+                detail="no signature",
+                retry_after_ms=2000,
+            )
+        return signature
+
+    def charge(self, tensors: Sequence[Tensor], text_tokens: int) -> int:
+        """What a request counts as, in prompt tokens."""
+        strings_count = self.counter is None
+        elements = sum(_elements(tensor, strings_count) for tensor in tensors)
+        return math.ceil(self.entry.charge.request + self.entry.charge.element * elements) + text_tokens
+
+
+Served = ServedModel | ServedTensors
+
+
+def region_of(model: Served, endpoint: str | None) -> str | None:
+    """Where the endpoint of this name stands."""
+    return next((one.region for one in model.endpoints if one.name == endpoint), None)
+
+
+def price_of(entry: Model | TensorModel) -> Price:
     """The entry's cost in the integers that everything is charged by. A token's thousandths of a cost unit are the
     file's cost units for 1,000 tokens."""
     cost = entry.cost
@@ -54,11 +95,18 @@ def price_of(entry: Model) -> Price:
     weights = Weights(
         thousandths(cost.prompt), thousandths(cached), thousandths(cost.output), thousandths(cost.request) * SCALE
     )
-    return Price(weights, thousandths(cost.kv_gib_second), entry.kv_bytes_per_token)
+    return Price(weights, thousandths(cost.kv_gib_second), entry.kv_bytes_per_token or 0)
+
+
+def _elements(tensor: Tensor, strings_count: bool) -> int:
+    """Numbers; of strings their bytes, an empty one as one, if they count at all here."""
+    if tensor.datatype != "BYTES":
+        return tensor.elements
+    return max(tensor.elements, len(tensor.data) - LENGTH.size * tensor.elements) if strings_count else 0
 
 
 def load_models(fleet: Fleet) -> dict[str, ServedModel]:
-    """Every model of the fleet by each of its names. Raises FleetError when a template or tokenizer cannot be used."""
+    """Every text model by each of its names. Raises FleetError when a template or tokenizer cannot be used."""
     endpoints = {endpoint.name: endpoint for endpoint in fleet.endpoints}
     served: dict[str, ServedModel] = {}
     for entry in fleet.models:
@@ -70,6 +118,19 @@ def load_models(fleet: Fleet) -> dict[str, ServedModel]:
             tuple(endpoints[name] for name in entry.endpoints),
             price_of(entry),
         )
+        for name in (entry.name, *entry.aliases):
+            served[name] = model
+    return served
+
+
+def load_tensor_models(fleet: Fleet, health: Health) -> dict[str, ServedTensors]:
+    """Every tensor model by each of its names. Raises FleetError when a tokenizer cannot be used."""
+    endpoints = {endpoint.name: endpoint for endpoint in fleet.endpoints}
+    served: dict[str, ServedTensors] = {}
+    for entry in fleet.tensor_models:
+        counter = read_counter(entry.tokenizer, fleet.path(entry.tokenizer)) if entry.tokenizer else None
+        places = tuple(endpoints[name] for name in entry.endpoints)
+        model = ServedTensors(entry, counter, places, health, price_of(entry))
         for name in (entry.name, *entry.aliases):
             served[name] = model
     return served

@@ -2,22 +2,25 @@
 
 import importlib
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from gateway.core.delta import Delta
 from gateway.core.errors import Unavailable, UpstreamFailed
 from gateway.core.prompt import Sampling
-from gateway.fleet.adapters import vllm
+from gateway.core.tensor import Tensor
+from gateway.fleet.adapters import tensors, vllm
 from gateway.fleet.file import Endpoint, Fleet
 from gateway.fleet.health import Health
-from gateway.fleet.models import ServedModel
+from gateway.fleet.models import Served, ServedModel, ServedTensors
 from gateway.fleet.tensors import Inputs
 from gateway.fleet.transports import Generation, NotServed, Transport
 from gateway.fleet.transports.client import Timeouts
 from gateway.fleet.transports.http import HttpTransport
+from gateway.fleet.transports.infer import Answered, TensorStream, TensorTransport
 
 ATTEMPTS = 2
+Started = TypeVar("Started")
 
 
 class Asked(NamedTuple):
@@ -97,6 +100,7 @@ class Router:
         self._transports: dict[str, Transport] = {
             endpoint.name: _transport(endpoint, timeouts) for endpoint in fleet.endpoints
         }
+        self._tensors = {endpoint.name: TensorTransport(*endpoint.address, timeouts) for endpoint in fleet.endpoints}
         self._running = dict.fromkeys(self._transports, 0)
         self._turn = itertools.count()
 
@@ -104,12 +108,66 @@ class Router:
         """A generation whose first deltas are there; the endpoints that it went to are added to `tried`. Raises
         Unavailable, UpstreamFailed or UpstreamTimeout."""
         inputs = vllm.request(text, asked.sampling, asked.max_tokens, choice)
+
+        async def start(endpoint: Endpoint) -> Choice:
+            decoder = vllm.Decoder(choice, asked.sampling.logprobs)
+            return await self._start(endpoint, model, inputs, decoder, asked.traceparent)
+
+        return await self._somewhere(model, tried, start)
+
+    async def infer(
+        self, model: ServedTensors, asked: tensors.Asked, traceparent: bytes | None, tried: list[str]
+    ) -> tuple[Tensor, ...]:
+        """The tensors that a model makes of others. Raises Unavailable, UpstreamFailed or UpstreamTimeout."""
+        body, header_length = tensors.request(asked)
+
+        async def start(endpoint: Endpoint) -> tuple[bytes, int | None]:
+            triton = model.entry.triton
+            self._running[endpoint.name] += 1
+            try:
+                return await self._tensors[endpoint.name].infer(
+                    triton.name, triton.version, body, header_length, traceparent
+                )
+            finally:
+                self.closed(endpoint.name)
+
+        return tensors.answer(*await self._somewhere(model, tried, start))
+
+    async def stream(
+        self, model: ServedTensors, body: bytes, traceparent: bytes | None, tried: list[str]
+    ) -> TensorStream:
+        """The responses of a decoupled model to one request in JSON, the first of them there. Raises as `infer`."""
+
+        async def start(endpoint: Endpoint) -> TensorStream:
+            triton = model.entry.triton
+            self._running[endpoint.name] += 1
+            opened: TensorStream | None = None
+            try:
+                transport = self._tensors[endpoint.name]
+                generation = await transport.stream(triton.name, triton.version, body, traceparent)
+                opened = TensorStream(generation, lambda: self.closed(endpoint.name))
+                await opened.prefetch()
+            except BaseException:
+                if opened is None:
+                    self.closed(endpoint.name)
+                else:
+                    opened.close()
+                raise
+            return opened
+
+        return await self._somewhere(model, tried, start)
+
+    async def _somewhere(
+        self, model: Served, tried: list[str], start: Callable[[Endpoint], Awaitable[Started]]
+    ) -> Started:
+        """What `start` makes of a ready endpoint, or of a second one where the first gave nothing back."""
         while True:
             endpoint = self._choose(model.endpoints, model.entry.name, tried)
             tried.append(endpoint.name)
             try:
-                decoder = vllm.Decoder(choice, asked.sampling.logprobs)
-                return await self._start(endpoint, model, inputs, decoder, asked.traceparent)
+                return await start(endpoint)
+            except Answered:
+                raise
             except (Unavailable, UpstreamFailed) as problem:
                 if isinstance(problem, NotServed):
                     self._health.refused(endpoint.name, model.entry.name)
@@ -164,6 +222,8 @@ class Router:
         """Hang up everywhere."""
         for transport in self._transports.values():
             await transport.close()
+        for road in self._tensors.values():
+            road.close()
 
 
 def _transport(endpoint: Endpoint, timeouts: Timeouts) -> Transport:

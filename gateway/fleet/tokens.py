@@ -1,6 +1,7 @@
 """How many tokens a text is: a bound that costs nothing, and the exact count for when the bound is not enough."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -75,6 +76,12 @@ class TokenizerCounter:
             return self._count(text)
         return await asyncio.to_thread(self._count, text)
 
+    async def count_each(self, texts: Sequence[str]) -> list[int]:
+        """`count` of each text, all of them off the event loop when they are long together."""
+        if sum(map(len, texts)) <= LONG_TEXT:
+            return [self._count(text) for text in texts]
+        return await asyncio.to_thread(lambda: [self._count(text) for text in texts])
+
     def _count(self, text: str) -> int:
         return len(self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
 
@@ -87,6 +94,13 @@ def longest_token(tokenizer: Tokenizer) -> int:
     if tokenizer.normalizer is not None or swallows or not vocabulary.keys() >= set(ByteLevel.alphabet()):
         return 0
     return max(len(token.encode()) for token in vocabulary)
+
+
+async def count_each(counter: TokenCounter, texts: Sequence[str]) -> list[int]:
+    """The number of tokens of each of many texts."""
+    if isinstance(counter, TokenizerCounter):
+        return await counter.count_each(texts)
+    return [await counter.count(text) for text in texts]
 
 
 def read_counter(tokenizer: str, path: Path) -> TokenCounter:

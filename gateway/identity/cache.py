@@ -9,17 +9,29 @@ from collections import OrderedDict
 import msgspec
 
 from gateway.core.caller import Caller
+from gateway.identity.address import Networks
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """One of a key's secrets: the token's digest, the fingerprint of the pepper that it was made with (None: from
+    before they were told apart), and the millisecond at which an overlap ends it (None: none)."""
+
+    digest: bytes
+    pepper: str | None = None
+    until_ms: int | None = None
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A key as a process remembers it. `epoch`: its organisation's, read before the load began; None where it was not.
-    `loaded_at`: the monotonic second at which the load began."""
+    """A credential as a process remembers it. `secrets`: a key's, the newest first; none for a JSON Web Token, which
+    its signature opens. `epoch`: its organisation's, read before the load began; None where it was not. `loaded_at`:
+    the monotonic second at which the load began. `networks`: where it may be used from; None: anywhere."""
 
     caller: Caller
-    digest: bytes
+    secrets: tuple[Secret, ...]
     expires_at_ms: int | None
     epoch: int | None
     loaded_at: float
+    networks: Networks | None = None
 
 
 class Seen(msgspec.Struct):
@@ -31,7 +43,7 @@ class Seen(msgspec.Struct):
 
 
 class KeyCache:
-    """At most `size` keys, the oldest loaded leaving first, and at most `size` organisations."""
+    """At most `size` credentials, the oldest loaded leaving first, and at most `size` organisations."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -78,6 +90,12 @@ class KeyCache:
             return known
         self._remember(key_id, known, number)
         return known
+
+    def exchange(self, key_id: str, held: Known, other: Known) -> None:
+        """Put `other`, which says the same as `held` in another form, in its place, if it is still there."""
+        entry = self._entries.get(key_id)
+        if entry is not None and entry[0] is held:
+            self._entries[key_id] = (other, entry[1])
 
     def _learn(self, organisation: str, epoch: int, number: int) -> None:
         seen = self._seen.get(organisation)

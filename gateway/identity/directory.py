@@ -5,40 +5,24 @@ entry carries the epoch that was read *before* its load began, so it is as new a
 otherwise, or not at all, is loaded again (`refresh`) before its request goes on. A load that others overtook is good
 for those who wait for it, whose epoch is compared again after admission, but is not remembered (cache.py).
 
-Every wait is bounded by `timeout_s`, and so are the number of entries and of loads at a time. Database down or slow:
-known keys work until their entry is `cache_s` old, others get Unavailable, never Unauthenticated.
+Every wait is bounded by `timeout_s`, and so are the number of entries and of loads at a time (loads.py). Database down
+or slow: known keys work until their entry is `cache_s` old, others get Unavailable, never Unauthenticated.
+
+JSON Web Tokens are an equal way in: the verifier (tokens.py) says whom a token names, everything else is the same.
 """
 
-import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
-import msgspec
-from sqlalchemy.exc import SQLAlchemyError
-
-from gateway.core.caller import Caller
-from gateway.core.errors import Unauthenticated, Unavailable
+from gateway.core.errors import Unauthenticated
 from gateway.identity.cache import KeyCache, Known
-from gateway.identity.keys import claimed_id, matches, parse_token
-from gateway.storage import directory
+from gateway.identity.keys import PREFIX, claimed_id, parse_token
+from gateway.identity.loads import MAX_LOADS, MESSAGE, REFUSAL_S, Loads, Subject, cache_id
+from gateway.identity.pepper import Peppers
+from gateway.identity.tokens import Verifier
 from gateway.storage.database import Database
 
 __all__ = ["Directory", "Known"]
-
-MAX_LOADS = 8  # at the database at a time, for keys that are not remembered; as many more for those that are
-MAX_WAITING = 1024  # for a place among them
-MAX_REFUSALS = 10_000
-REFUSAL_S = 1.0  # how long an unknown or revoked id is refused without asking again: neither state ever ends
-RETRY_AFTER_MS = 1000
-MESSAGE = "Incorrect API key provided. Ask whoever runs this gateway for a valid key."
-
-
-class Failed(msgspec.Struct, frozen=True):
-    """A load that found no usable key. `refused`: the key is no good; else the database did not answer."""
-
-    refused: bool
-    detail: str
 
 
 def system_ms() -> int:
@@ -57,30 +41,29 @@ class Directory:
         cache_s: float,
         cache_size: int,
         timeout_s: float,
+        old_pepper: bytes | None = None,
+        verifier: Verifier | None = None,
         max_loads: int = MAX_LOADS,
         monotonic: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = system_ms,
     ) -> None:
         self._database = database
-        self._pepper = pepper
+        self._peppers = Peppers(pepper, old_pepper)
+        self._verifier = verifier
         self._cache_s = cache_s
-        self._timeout_s = timeout_s
-        # Anyone can make up ids that parse. Those wait in a queue of their own, so that however many they are, keys
-        # that were known a moment ago find a place.
-        self._strangers = asyncio.Semaphore(max_loads)
-        self._known = asyncio.Semaphore(max_loads)
         self._monotonic = monotonic
         self._now_ms = now_ms
         self._cache = KeyCache(cache_size)
-        self._loads: dict[tuple[str, int | None], asyncio.Task[Known | Failed]] = {}
-        self._refused: OrderedDict[str, float] = OrderedDict()
+        self._loads = Loads(database, self._cache, timeout_s=timeout_s, max_loads=max_loads, monotonic=monotonic)
 
     def known(self, token: str) -> Known | None:
         """The token's entry if it is remembered, fresh and unexpired. No I/O. None: ask `resolve`."""
+        if not token.startswith(PREFIX):
+            return self._known_by_signature(token)
         held = self._cache.get(claimed_id(token))
         # The id only finds the entry; the digest of the whole token decides. A cache that answers to a part of the
         # token lets in whoever knows that part (CVE-2026-35030).
-        if held is None or not matches(self._pepper, token, held.digest):
+        if held is None or not self._peppers.opens(held, token, self._now_ms()):
             return None
         return held if self._fresh(held) and not self._expired(held) else None
 
@@ -89,36 +72,45 @@ class Directory:
 
         Raises Unauthenticated (no key, unknown, revoked, expired: one message for all), Unavailable (503).
         """
-        key_id = self._claimed(token)
-        held = self._cache.get(key_id)
-        if held is None or not self._fresh(held):
-            held = await self._load(key_id, None)
+        subject = await self._subject(token)
+        held = self._cache.get(cache_id(subject))
+        if held is None or not self._fresh(held) or self._may_have_been_rotated(held, token):
+            held = await self._loads.load(subject, None)
         return self._admitted(held, token)
 
     async def refresh(self, token: str, epoch: int) -> Known:
         """The token's entry as of `epoch`, which admission has just returned for its organisation; all that is
         remembered of that organisation under another epoch is dropped. Raises as `resolve` does."""
-        key_id = self._claimed(token)
-        held = self._cache.get(key_id)
+        subject = await self._subject(token)
+        held = self._cache.get(cache_id(subject))
         if held is not None and (held.epoch != epoch or not self._fresh(held)):
             self._cache.drop(held.caller.organisation, epoch)
             held = None
         if held is None:
-            held = await self._load(key_id, epoch)
+            held = await self._loads.load(subject, epoch)
         return self._admitted(held, token)
+
+    async def keep_moving_keys(self) -> None:
+        """Write keys that were used under the old pepper under the current one, for ever; one task a process."""
+        await self._peppers.moves.keep_writing(self._database)
 
     async def close(self) -> None:
         """Give up the loads under way."""
-        tasks = list(self._loads.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loads.close()
 
-    def _claimed(self, token: str) -> str:
+    async def _subject(self, token: str) -> Subject:
+        """Whom the token claims (a key, to be held against its digest) or proves (a signature) to be."""
+        if self._verifier is not None and not token.startswith(PREFIX):
+            return (await self._verifier.verify(token)).identity
         key_id = parse_token(token)
         if key_id is None:
             raise Unauthenticated(MESSAGE, detail="not a key")
         return key_id
+
+    def _known_by_signature(self, token: str) -> Known | None:
+        verified = None if self._verifier is None else self._verifier.remembered(token)
+        held = None if verified is None else self._cache.get(verified.identity.id)
+        return held if held is not None and self._fresh(held) else None
 
     def _fresh(self, known: Known) -> bool:
         return self._monotonic() - known.loaded_at < self._cache_s
@@ -126,70 +118,21 @@ class Directory:
     def _expired(self, known: Known) -> bool:
         return known.expires_at_ms is not None and self._now_ms() >= known.expires_at_ms
 
+    def _may_have_been_rotated(self, held: Known, token: str) -> bool:
+        """A key that is remembered has not this secret: perhaps it has a new one. Asked once in REFUSAL_S a key, so
+        that those who know an id and make up secrets cost no more than that."""
+        if not held.secrets or self._monotonic() - held.loaded_at < REFUSAL_S:
+            return False
+        return self._peppers.opened(held, token, self._now_ms()) is None
+
     def _admitted(self, known: Known, token: str) -> Known:
-        if not matches(self._pepper, token, known.digest):
+        if not token.startswith(PREFIX):
+            return known  # the verifier has vouched for it
+        opened = self._peppers.opened(known, token, self._now_ms())
+        if opened is None:
             raise Unauthenticated(MESSAGE, detail="wrong secret")
-        if self._expired(known):
+        if opened is not known:
+            self._cache.exchange(known.caller.key, known, opened)
+        if self._expired(opened):
             raise Unauthenticated(MESSAGE, detail="expired")
-        return known
-
-    async def _load(self, key_id: str, epoch: int | None) -> Known:
-        """Ask the database, together with all who ask the same. Who gives up waiting does not end it for the others."""
-        task = self._loads.get((key_id, epoch)) or self._begin(key_id, epoch)
-        done, _ = await asyncio.wait({task}, timeout=self._timeout_s)
-        if not done or task.cancelled():
-            raise unavailable("timed out")
-        result = task.result()
-        if isinstance(result, Known):
-            return result
-        if result.refused:
-            raise Unauthenticated(MESSAGE, detail=result.detail)
-        raise unavailable(result.detail)
-
-    def _begin(self, key_id: str, epoch: int | None) -> "asyncio.Task[Known | Failed]":
-        if self._refused.get(key_id, 0.0) > self._monotonic():
-            raise Unauthenticated(MESSAGE, detail="refused a moment ago")
-        remembered = self._cache.get(key_id) is not None or epoch is not None
-        if len(self._loads) >= MAX_WAITING and not remembered:
-            raise unavailable("too many loads at a time")
-        place = self._known if remembered else self._strangers
-        task = asyncio.create_task(self._read(key_id, epoch, place))
-        self._loads[key_id, epoch] = task
-        task.add_done_callback(lambda _: self._loads.pop((key_id, epoch)))
-        return task
-
-    async def _read(self, key_id: str, epoch: int | None, place: asyncio.Semaphore) -> Known | Failed:
-        try:
-            async with asyncio.timeout(self._timeout_s), place:
-                number, started = self._cache.begin(), self._monotonic()
-                async with self._database.read() as connection:
-                    row = await directory.find_key(connection, key_id)
-        except (SQLAlchemyError, OSError, TimeoutError) as error:
-            # Only the kind of it: a driver's text may quote the statement and its parameters.
-            return Failed(refused=False, detail=type(error).__name__)
-        if row is None or row["revoked_at_ms"] is not None:
-            self._refuse(key_id)
-            return Failed(refused=True, detail="unknown" if row is None else "revoked")
-        caller = Caller(
-            organisation=row["organisation"],
-            project=row["project"],
-            principal=row["principal"],
-            key=row["id"],
-            plan=row["plan"],
-        )
-        known = Known(caller, row["digest"], row["expires_at_ms"], epoch, started)
-        return self._cache.put(key_id, known, number)
-
-    def _refuse(self, key_id: str) -> None:
-        while len(self._refused) >= MAX_REFUSALS:
-            self._refused.popitem(last=False)
-        self._refused[key_id] = self._monotonic() + REFUSAL_S
-        self._refused.move_to_end(key_id)
-
-
-def unavailable(detail: str) -> Unavailable:
-    return Unavailable(
-        "API keys cannot be checked at the moment. Please try again.",
-        detail=f"directory: {detail}",
-        retry_after_ms=RETRY_AFTER_MS,
-    )
+        return opened

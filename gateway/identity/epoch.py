@@ -4,6 +4,7 @@ Admission brings it back with each request (one round trip, nothing more), so a 
 """
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from gateway.core.ids import partition_of
 from gateway.quota.keys import epoch_key
@@ -28,3 +29,13 @@ async def bump_epoch(redis: Redis, organisation: str, partitions: int) -> int:
     """Give the organisation (an id) an epoch that it never had; returns it. Raises redis.exceptions.RedisError."""
     key = epoch_key(partition_of(organisation, partitions), organisation)
     return int(await redis.eval(BUMP, 1, key, str(LIFE_S)))
+
+
+async def tell_gateways(redis: Redis, organisation: str, partitions: int) -> bool:
+    """Whether the organisation's epoch could be changed. If not, gateways go on with what they remember of it until
+    their cache's life is over."""
+    try:
+        await bump_epoch(redis, organisation, partitions)
+    except (RedisError, OSError, TimeoutError):
+        return False
+    return True

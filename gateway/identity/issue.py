@@ -1,26 +1,32 @@
-"""Keys are issued, listed, shown and revoked here; command and admin API call the same functions.
+"""Keys are issued, listed and shown here, rotated and revoked; command and admin API call the same functions.
 
-Errors: BadName; sqlalchemy.exc.SQLAlchemyError as the database raises it.
+Errors: BadName, BadBound; sqlalchemy.exc.SQLAlchemyError as the database raises it.
 """
 
 import secrets
-import time
+from pathlib import Path
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.core.ids import make_id
-from gateway.identity.epoch import bump_epoch
-from gateway.identity.keys import SECRET_BYTES, digest, make_token
+from gateway.identity.bounds import Bounds, from_column, to_column
+from gateway.identity.epoch import tell_gateways
+from gateway.identity.keys import ID_LENGTH, ID_PREFIX, SECRET_BYTES, digest, make_token
 from gateway.identity.names import check_name
-from gateway.storage import directory, tables
+from gateway.identity.pepper import fingerprint
+from gateway.identity.principals import ensure_principal, now_ms
+from gateway.storage import directory
 from gateway.storage.database import Database
+
+LISTED = ("scopes", "models", "addresses", "tags")
+NO_BOUNDS = Bounds()
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A key as it may be shown: everything but its digest. Parents by id, with their names beside."""
+    """A key as it may be shown: everything but its digests. Parents by id, with their names beside. `old_until_ms`:
+    until when the secret before the last rotation is good."""
 
     id: str
     principal: str
@@ -35,16 +41,29 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
     expires_at_ms: int | None
     revoked_at_ms: int | None
+    rotated_at_ms: int | None = None
+    old_until_ms: int | None = None
+    scopes: tuple[str, ...] | None = None
+    models: tuple[str, ...] | None = None
+    addresses: tuple[str, ...] | None = None
+    tags: tuple[str, ...] | None = None
 
 
 class IssuedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A new key. `token` is what its owner sends; nobody can show it again."""
+    """A key with a new secret. `token` is what its owner sends; nobody can show it again."""
 
     record: KeyRecord
     token: str
 
     def __repr__(self) -> str:
         return f"IssuedKey({self.record.id})"
+
+
+class Rotated(IssuedKey, frozen=True, kw_only=True):
+    """`ended_early`: an overlap was still on, and its older secret ended with this rotation. `told`: as in Revoked."""
+
+    ended_early: bool
+    told: bool
 
 
 class Revoked(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +83,7 @@ async def issue_key(
     plan: str,
     name: str | None = None,
     expires_at_ms: int | None = None,
+    bounds: Bounds = NO_BOUNDS,
 ) -> IssuedKey:
     """A new key; organisation, project and principal are found by name, or made. Without `principal` the key gets a
     service principal of its own, named after the key's id."""
@@ -76,10 +96,12 @@ async def issue_key(
     values = {
         "id": key_id,
         "digest": digest(pepper, token),
+        "pepper": fingerprint(pepper),
         "plan": check_name("plan's name", plan),
         "name": None if name is None else check_name("key's name", name),
         "created_at_ms": now_ms(),
         "expires_at_ms": expires_at_ms,
+        **{field: to_column(getattr(bounds, field)) for field in LISTED},
     }
     async with database.write() as connection:
         parent = await ensure_principal(connection, organisation, project, owner, kind)
@@ -89,10 +111,16 @@ async def issue_key(
     return IssuedKey(record=record, token=token)
 
 
-async def list_keys(database: Database, organisation: str | None = None) -> list[KeyRecord]:
-    """All keys, or one organisation's (by name or id), oldest first."""
+async def list_keys(
+    database: Database, organisation: str | None = None, *, after: str | None = None, limit: int | None = None
+) -> list[KeyRecord]:
+    """All keys, or one organisation's (by name or id), oldest first; `limit` of those that come after the key `after`
+    (none where there is no such key)."""
     async with database.read() as connection:
-        return [record_of(row) for row in await directory.list_keys(connection, organisation)]
+        last = None if after is None else await directory.find_key(connection, after)
+        if after is not None and last is None:
+            return []
+        return [record_of(row) for row in await directory.list_keys(connection, organisation, last, limit)]
 
 
 async def show_key(database: Database, key_id: str) -> KeyRecord | None:
@@ -101,8 +129,39 @@ async def show_key(database: Database, key_id: str) -> KeyRecord | None:
         return await load(connection, key_id)
 
 
+async def rotate_key(
+    database: Database, redis: Redis, partitions: int, pepper: bytes, key_id: str, overlap_ms: int
+) -> Rotated | KeyRecord | None:
+    """Give the key a new secret beside the one that it has, which ends after `overlap_ms`.
+
+    A key has two living secrets at most: rotated again within an overlap, the older of them ends at once. The record
+    alone for a key that is revoked or expired and stays so; None where there is none.
+    """
+    token = make_token(key_id, secrets.token_bytes(SECRET_BYTES)) if is_key_id(key_id) else ""
+    async with database.write() as connection:
+        before = await load(connection, key_id)
+        at = now_ms()
+        if before is None or not living(before, at):
+            return before
+        await directory.rotate_key(
+            connection,
+            key_id,
+            digest=digest(pepper, token),
+            pepper=fingerprint(pepper),
+            until_ms=at + overlap_ms,
+            now_ms=at,
+        )
+        record = await load(connection, key_id)
+    assert record is not None, "a row just written in this transaction"
+    if not living(record, at):
+        return record  # revoked in the same moment
+    early = before.old_until_ms is not None and before.old_until_ms > at
+    told = await tell_gateways(redis, record.organisation, partitions)
+    return Rotated(record=record, token=token, ended_early=early, told=told)
+
+
 async def revoke_key(database: Database, redis: Redis, partitions: int, key_id: str) -> Revoked | None:
-    """Revoke it everywhere; None where there is no such key.
+    """Revoke it everywhere, with all of its secrets; None where there is no such key.
 
     First the database, then the epoch: a gateway that sees the new epoch finds the key revoked when it looks. Revoking
     again is harmless, and tells the gateways again, which mends an earlier one that could not.
@@ -112,34 +171,30 @@ async def revoke_key(database: Database, redis: Redis, partitions: int, key_id: 
         record = await load(connection, key_id)
     if record is None:
         return None
-    try:
-        await bump_epoch(redis, record.organisation, partitions)
-    except (RedisError, OSError, TimeoutError):
-        return Revoked(record=record, told=False)
-    return Revoked(record=record, told=True)
+    return Revoked(record=record, told=await tell_gateways(redis, record.organisation, partitions))
 
 
-async def ensure_principal(connection: AsyncConnection, organisation: str, project: str, name: str, kind: str) -> str:
-    """The id of the principal of that name in that project of that organisation."""
-    at = now_ms()
-    organisation_id = await directory.ensure(
-        connection,
-        tables.organisation,
-        {"name": organisation},
-        {"id": make_id("org", secrets.token_bytes(12)), "created_at_ms": at},
-    )
-    project_id = await directory.ensure(
-        connection,
-        tables.project,
-        {"organisation_id": organisation_id, "name": project},
-        {"id": make_id("proj", secrets.token_bytes(12)), "created_at_ms": at},
-    )
-    return await directory.ensure(
-        connection,
-        tables.principal,
-        {"project_id": project_id, "name": name},
-        {"id": make_id("prin", secrets.token_bytes(12)), "kind": kind, "created_at_ms": at},
-    )
+async def count_peppers(database: Database, peppers: list[bytes]) -> list[int]:
+    """How many living secrets are kept under each of these peppers, and last under others or not told apart yet."""
+    async with database.read() as connection:
+        counts = await directory.count_peppers(connection, now_ms())
+    found = [counts.pop(fingerprint(pepper), 0) for pepper in peppers]
+    return [*found, sum(counts.values())]
+
+
+def plan_names(folder: Path) -> list[str]:
+    """The plans that a key can have: the files in the policies' folder `plans`."""
+    return sorted(file.stem for file in folder.glob("*.yaml"))
+
+
+def living(record: KeyRecord, at_ms: int) -> bool:
+    """Whether the key opens anything at that time."""
+    return record.revoked_at_ms is None and (record.expires_at_ms is None or record.expires_at_ms > at_ms)
+
+
+def is_key_id(text: str) -> bool:
+    """Whether it has the form of a key's id."""
+    return text.startswith(ID_PREFIX) and len(text) == len(ID_PREFIX) + ID_LENGTH
 
 
 async def load(connection: AsyncConnection, key_id: str) -> KeyRecord | None:
@@ -148,8 +203,5 @@ async def load(connection: AsyncConnection, key_id: str) -> KeyRecord | None:
 
 
 def record_of(row: directory.Row) -> KeyRecord:
-    return KeyRecord(**{field: row[field] for field in KeyRecord.__struct_fields__})
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
+    fields = {field: row[field] for field in KeyRecord.__struct_fields__}
+    return KeyRecord(**{**fields, **{field: from_column(row[field]) for field in LISTED}})

@@ -219,7 +219,7 @@ class ClusterConnection:
                 self._send(waiting)
         serving = set(slots)
         for place, node in tuple(self._nodes.items()):
-            if node not in serving and not node.ready:
+            if node not in serving and node.gone:
                 del self._nodes[place]
                 for waiting in node.abandon():
                     self._send(waiting)

@@ -121,6 +121,11 @@ class RedisConnection(asyncio.Protocol):
         """Connected, greeted and not given up: the breaker is closed."""
         return self._ready
 
+    @property
+    def gone(self) -> bool:
+        """Tried, and not ready."""
+        return self._tried.is_set() and not self._ready
+
     def connected_since(self, _key: Argument) -> float | None:
         """The loop's time at which the connection that serves this key was made; None while it is away."""
         return self._since if self._ready else None

@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
 )
 
@@ -31,6 +32,8 @@ ID = String(64)
 NAME = String(128)
 TEXT = String(256)
 MILLISECONDS = BigInteger
+FINGERPRINT = String(16)
+LISTED = Text
 
 organisation = Table(
     "organisation",
@@ -67,11 +70,31 @@ key = Table(
     Column("id", ID, primary_key=True),
     Column("principal_id", ID, ForeignKey("principal.id"), nullable=False, index=True),
     Column("digest", LargeBinary(32), nullable=False),  # HMAC-SHA-256 of the token under the pepper; never the token
+    Column("pepper", FINGERPRINT),  # which pepper that was; null: from before peppers were told apart
+    Column("old_digest", LargeBinary(32)),  # the secret before the last rotation, good until old_until_ms
+    Column("old_pepper", FINGERPRINT),
+    Column("old_until_ms", MILLISECONDS),
     Column("plan", NAME, nullable=False),
     Column("name", NAME),
     Column("created_at_ms", MILLISECONDS, nullable=False),
     Column("expires_at_ms", MILLISECONDS),
     Column("revoked_at_ms", MILLISECONDS),
+    Column("rotated_at_ms", MILLISECONDS),
+    Column("scopes", LISTED),  # JSON arrays of text; null: no bound of that kind
+    Column("models", LISTED),
+    Column("addresses", LISTED),
+    Column("tags", LISTED),
+)
+
+principal_limit = Table(  # limits of a principal's own; '' stands for "at a time" and for "all models"
+    "principal_limit",
+    METADATA,
+    Column("principal_id", ID, ForeignKey("principal.id"), primary_key=True),
+    Column("measure", String(16), primary_key=True),
+    Column("per", String(16), primary_key=True),
+    Column("model", TEXT, primary_key=True),
+    Column("limit", BigInteger, nullable=False),
+    Column("changed_at_ms", MILLISECONDS, nullable=False),
 )
 
 request_event = Table(  # columns are the fields of gateway.core.event.RequestEvent, by name

@@ -42,6 +42,8 @@ models_ready = Gauge(
 )
 settlements_late = Counter("catflap_settlements_late", "Settlements whose reservation had been reclaimed or lost")
 settlements_dropped = Counter("catflap_settlements_dropped", "Settlements lost because Redis stayed away too long")
+jwks_failures = Counter("catflap_jwks_failures", "Fetches of an issuer's keys that failed", ["issuer"])
+admin_refusals = Counter("catflap_admin_refusals", "Requests to the admin API without the admin token")
 access_lines_dropped = Counter("catflap_access_lines_dropped", "Access log lines that could not be written")
 
 

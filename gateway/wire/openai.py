@@ -3,20 +3,18 @@
 Schema: OpenAI API reference, "Create chat completion" and "Create completion", as of November 2026.
 """
 
-import re
 from operator import attrgetter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
 from gateway.core.errors import InvalidRequest, UnsupportedParameter
 from gateway.core.prompt import Message, Prompt, Sampling
+from gateway.wire.reading import decode
 
 MAX_CHOICES = 16
 """Choices of one request, prompts times `n`: each is a generation of its own on a GPU."""
-LONGEST_NAME = 200
-"""Characters of a field's name that an error repeats."""
 
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
@@ -55,10 +53,9 @@ class ChatMessage(Struct, forbid_unknown_fields=True):
     annotations: Any = None
 
 
-class _Common(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What both endpoints take."""
+class SamplingFields(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How to choose tokens, and how many."""
 
-    model: str
     max_tokens: Cap | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
@@ -68,6 +65,12 @@ class _Common(Struct, forbid_unknown_fields=True, kw_only=True):
     stop: str | StopList | None = None
     n: Choices | None = None
     logit_bias: dict[str, Bias] | None = None
+
+
+class _Common(SamplingFields, forbid_unknown_fields=True, kw_only=True):
+    """What both endpoints take."""
+
+    model: str
     user: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -136,19 +139,16 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
 _completion_decoder = msgspec.json.Decoder(CompletionRequest)
-_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
-_PLACE = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`")
-_MISSING = re.compile(r"missing required field `([^`]*)`")
 
 
 def decode_chat(body: bytes) -> ChatRequest:
     """The request in a body of `/v1/chat/completions`. Raises InvalidRequest."""
-    return _decode(_chat_decoder, body)
+    return decode(_chat_decoder, body)
 
 
 def decode_completion(body: bytes) -> CompletionRequest:
     """The request in a body of `/v1/completions`. Raises InvalidRequest."""
-    return _decode(_completion_decoder, body)
+    return decode(_completion_decoder, body)
 
 
 def chat_prompt(request: ChatRequest, abilities: frozenset[str]) -> Prompt:
@@ -167,7 +167,7 @@ def chat_prompt(request: ChatRequest, abilities: frozenset[str]) -> Prompt:
         endpoint="chat",
         model=request.model,
         messages=tuple(_message(message, i) for i, message in enumerate(request.messages)),
-        sampling=_sampling(request, (top or 0) if request.logprobs else None, abilities),
+        sampling=sampling_of(request, (top or 0) if request.logprobs else None, abilities),
         max_tokens=caps.get(binds),
         max_tokens_name=binds,
         n=request.n or 1,
@@ -190,40 +190,13 @@ def completion_prompt(request: CompletionRequest, abilities: frozenset[str]) -> 
         endpoint="completions",
         model=request.model,
         texts=texts,
-        sampling=_sampling(request, request.logprobs, abilities),
+        sampling=sampling_of(request, request.logprobs, abilities),
         max_tokens=request.max_tokens,
         n=n,
         stream=bool(request.stream),
         include_usage=_include_usage(request),
         end_user=request.user,
     )
-
-
-Request = TypeVar("Request", ChatRequest, CompletionRequest)
-
-
-def _decode(decoder: msgspec.json.Decoder[Request], body: bytes) -> Request:
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as problem:
-        raise _explain(str(problem)) from problem
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-        raise InvalidRequest("The body is not valid JSON (or is nested too deeply).") from problem
-
-
-def _explain(problem: str) -> InvalidRequest:
-    """msgspec's sentence in a client's words, with the place as `param`. Values are never in it."""
-    place = _PLACE.search(problem)
-    param = place[1][:LONGEST_NAME] if place and place[1] not in ("", "...") else None
-    sentence = problem[: place.start()] if place else problem
-    if unknown := _UNKNOWN.search(problem):
-        name = (f"{param}.{unknown[1]}" if param else unknown[1])[:LONGEST_NAME]  # the client chose it
-        return UnsupportedParameter(f"Unsupported parameter: '{name}' is not known here.", param=name)
-    if missing := _MISSING.search(problem):
-        name = f"{param}.{missing[1]}" if param else missing[1]
-        return InvalidRequest(f"Missing required parameter: '{name}'.", param=name)
-    where = f"Invalid value for '{param}'" if param else "Invalid body"
-    return InvalidRequest(f"{where}: {sentence.replace('`', '')}.", param=param)
 
 
 def _refuse(names: tuple[str, ...], values: tuple[Any, ...]) -> None:
@@ -297,7 +270,8 @@ def _part(part: Part, where: str) -> str:
     return part.text
 
 
-def _sampling(request: ChatRequest | CompletionRequest, logprobs: int | None, abilities: frozenset[str]) -> Sampling:
+def sampling_of(request: SamplingFields, logprobs: int | None, abilities: frozenset[str]) -> Sampling:
+    """The neutral form of the sampling fields, for a model with these abilities. Raises InvalidRequest."""
     for name, asked in (("logprobs", logprobs is not None), ("logit_bias", bool(request.logit_bias))):
         if asked and name not in abilities:
             raise UnsupportedParameter(

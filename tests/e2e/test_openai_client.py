@@ -116,7 +116,7 @@ def test_log_probabilities_come_with_their_alternatives(client: openai.OpenAI) -
 
 
 def test_models_are_listed_and_shown(client: openai.OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["demo"]
+    assert [model.id for model in client.models.list()] == ["demo", "demo-embed"]
     assert client.models.retrieve("demo").object == "model"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("nothing")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.embedded.problem import StartError
@@ -83,6 +84,7 @@ class Triton:
 
     def __init__(self, hosted: Hosted, environment: dict[str, str]) -> None:
         self.hosted = hosted
+        self.environment = environment
         self.url = f"http://127.0.0.1:{environment['CATFLAP_TRITON_PORT']}"
         self.metrics_url = f"http://127.0.0.1:{environment['CATFLAP_TRITON_METRICS_PORT']}/metrics"
 
@@ -150,6 +152,7 @@ def triton_hosted(data_dir: Path, change_model: Callable[[str], str] | None = No
         model = repository / "demo" / "1" / "model.py"
         model.write_text(change_model(model.read_text()))
     fleet = parse_fleet(fleet_file.read_text(), str(fleet_file), str(repository), environment)
+    fleet = msgspec.structs.replace(fleet, tensor_models=())
     return Triton(Hosted(triton_service(fleet, fleet.endpoints[0], data_dir)), environment)
 
 

@@ -3,21 +3,22 @@
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from gateway import __version__
 from gateway.admin.app import create
-from gateway.settings import Settings
+from tests.support.databases import PEPPER
 from tests.support.redis import RedisServer
 
 
-def settings_of(database_url: str, redis_url: str, folder: Path) -> Settings:
-    return Settings(database_url=database_url, redis_url=redis_url, data_dir=folder)
+def plane(database_url: str, redis_url: str, folder: Path) -> Starlette:
+    return create(database_url, redis_url, token=b"admin token", pepper=PEPPER, partitions=64, plans=folder)
 
 
 @pytest.fixture
 def client(database_url: str, redis_server: RedisServer, tmp_path: Path) -> TestClient:
-    return TestClient(create(database_url, redis_server.url))
+    return TestClient(plane(database_url, redis_server.url, tmp_path))
 
 
 def test_it_says_what_it_is(client: TestClient) -> None:
@@ -53,7 +54,7 @@ def test_with_a_redis_that_hangs_readiness_answers_all_the_same(client: TestClie
 def test_a_database_that_is_not_migrated_is_not_ready(
     empty_database_url: str, redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    with TestClient(create(empty_database_url, redis_server.url)) as client:
+    with TestClient(plane(empty_database_url, redis_server.url, tmp_path)) as client:
         answer = client.get("/readyz")
     assert answer.status_code == 503
     assert "catflap migrate" in answer.json()["parts"]["database"]
@@ -61,7 +62,7 @@ def test_a_database_that_is_not_migrated_is_not_ready(
 
 def test_a_database_that_is_away_is_named_without_its_url(redis_server: RedisServer, tmp_path: Path) -> None:
     url = f"postgresql://u:secret@/d?host={tmp_path}"
-    with TestClient(create(url, redis_server.url)) as client:
+    with TestClient(plane(url, redis_server.url, tmp_path)) as client:
         answer = client.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["parts"]["database"] == "unreachable (OperationalError)"

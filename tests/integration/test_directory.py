@@ -304,7 +304,7 @@ async def test_strangers_take_no_places_from_keys_that_are_known(sqlite: Databas
 async def test_more_waiting_keys_than_allowed_are_turned_away_with_503(
     sqlite: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.identity.directory.MAX_WAITING", 1)
+    monkeypatch.setattr("gateway.identity.loads.MAX_WAITING", 1)
     gated = GatedDatabase(sqlite)
     directory, first, second = directory_of(gated), await issued(sqlite), await issued(sqlite)
     gate = asyncio.Event()

@@ -155,8 +155,8 @@ async def test_a_ledger_whose_sqlite_has_no_room_waits_says_so_once_and_loses_no
     try:
         before, *events = [make_event(number) for number in range(1001)]
         stop = asyncio.Event()
-        worker = Ledger(Streams(redis, 2), Budgets(redis), database, 2, block_ms=50, linger_s=0)
-        ledger = asyncio.create_task(worker.run(stop))
+        reader = Ledger(Streams(redis, 2), Budgets(redis), database, 2, block_ms=50, linger_s=0)
+        ledger = asyncio.create_task(reader.run(stop))
         await append(redis, 0, [before])
         await asyncio.wait_for(database.holds(1), SAID_S)
         ballast = fill(small)

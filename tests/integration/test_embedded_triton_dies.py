@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.embedded import triton as parts
@@ -85,6 +86,7 @@ def test_a_model_that_does_not_load_is_said_in_one_sentence(tmp_path: Path) -> N
     (broken / "config.pbtxt").write_text((FLEET.parent / "demo" / "config.pbtxt").read_text())
     (broken / "1" / "model.py").write_text("raise RuntimeError('no such cat')\n")
     fleet = parse_fleet(FLEET.read_text(), "fleet", str(broken.parent), triton_ports())
+    fleet = msgspec.structs.replace(fleet, tensor_models=())
     hosted = Hosted(parts.triton_service(fleet, fleet.endpoints[0], tmp_path / "var"))
     try:
         with pytest.raises(StartError, match=r"Triton does not start: failed to load 'demo'.*no such cat.*triton\.log"):

@@ -149,7 +149,7 @@ async def test_a_body_that_is_not_json_is_refused_without_being_repeated(world: 
 
 async def test_unknown_urls_and_wrong_methods_are_told_in_openais_shape(world: World) -> None:
     key = await world.key()
-    for path in ("/v1/nothing", "/v2/models/demo/load", "/v1/chat/completions/", "/livez/", "/"):
+    for path in ("/v1/nothing", "/v3/models/demo/load", "/v1/chat/completions/", "/livez/", "/"):
         answer = await world.gateway.post(path, key.token, {})
         assert answer.status == 404, path
         assert (await answer.json())["error"]["code"] == "unknown_url"

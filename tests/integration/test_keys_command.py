@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from gateway.commands import key, work
+from gateway.commands import key, principal, work
 from gateway.core.ids import partition_of
 from gateway.identity.directory import Directory
 from gateway.identity.keys import parse_token
@@ -21,6 +21,7 @@ from tests.support.redis import RedisServer
 
 app = typer.Typer()
 app.add_typer(key.app, name="key")
+app.add_typer(principal.app, name="principal")
 app.command()(work.migrate)
 
 
@@ -132,6 +133,88 @@ def test_revoke_without_redis_is_done_and_warns_how_long_the_key_may_live(machin
     assert "revoked" in result.stdout
 
 
+def test_what_a_key_is_held_to_is_shown(machine: Path) -> None:
+    made = create("--scope", "chat", "--scope", "tensors", "--model", "demo", "--allow-address", "10.0.0.0/8",
+                  "--tag", "ci")  # fmt: skip
+    record = json.loads(catflap("key", "show", made["id"], "--json").stdout)
+    assert {name: record[name] for name in ("scopes", "models", "addresses", "tags")} == {
+        "scopes": ["chat", "tensors"],
+        "models": ["demo"],
+        "addresses": ["10.0.0.0/8"],
+        "tags": ["ci"],
+    }
+    shown = catflap("key", "show", made["id"]).stdout
+    assert "scopes        chat, tensors" in shown
+
+
+def test_rotate_prints_a_second_key_for_the_same_id_as_create_did(
+    machine: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATFLAP_REDIS_URL", redis_server.url)
+    made = create()
+    result = catflap("key", "rotate", made["id"], "--overlap", "2h", "--json")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    rotated = json.loads(result.stdout)
+    assert (rotated["id"], rotated["principal"]) == (made["id"], made["principal"])
+    assert parse_token(rotated["key"]) == made["id"]
+    assert rotated["key"] != made["key"]
+    assert rotated["old_until_ms"] - rotated["rotated_at_ms"] == 2 * 3_600_000
+    assert rotated["told"] is True
+    again = catflap("key", "rotate", made["id"], "--overlap", "0s")
+    assert again.exit_code == 0
+    assert "the older secret has ended now" in again.stderr
+    assert json.loads(catflap("key", "peppers", "--json").stdout) == {"current": 1, "old": 0, "other": 0}
+    catflap("key", "revoke", made["id"])
+    dead = catflap("key", "rotate", made["id"])
+    assert (dead.exit_code, dead.stdout) == (1, "")
+    assert "is revoked and stays so" in dead.stderr
+
+
+def test_how_many_keys_are_left_under_the_old_pepper_is_told(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CATFLAP_PEPPER", "the old pepper, made up")
+    create()
+    create()
+    monkeypatch.setenv("CATFLAP_PEPPER_OLD", "the old pepper, made up")
+    monkeypatch.setenv("CATFLAP_PEPPER", "the new pepper, made up")
+    create()
+    assert json.loads(catflap("key", "peppers", "--json").stdout) == {"current": 1, "old": 2, "other": 0}
+    monkeypatch.delenv("CATFLAP_PEPPER_OLD")
+    assert catflap("key", "peppers").stdout.splitlines() == ["current       1", "old           0", "other         2"]
+
+
+def test_a_principals_own_limits_are_set_shown_and_removed(
+    machine: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CATFLAP_REDIS_URL", redis_server.url)
+    owner = create("--principal", "ann")["principal"]
+    tokens = ("principal", "limit", owner, "--measure", "tokens", "--per", "minute")
+    assert catflap(*tokens, "--limit", "50000").exit_code == 0
+    assert catflap("principal", "limit", owner, "--measure", "concurrency", "--limit", "3", "--model", "demo",
+                   "--json").exit_code == 0  # fmt: skip
+    shown = json.loads(catflap("principal", "show", owner, "--json").stdout)
+    assert (shown["id"], shown["name"]) == (owner, "ann")
+    assert shown["limits"] == [
+        {"measure": "concurrency", "limit": 3, "per": None, "model": "demo"},
+        {"measure": "tokens", "limit": 50_000, "per": "minute", "model": None},
+    ]
+    text = catflap("principal", "show", owner).stdout
+    assert "limit         50000 tokens per minute" in text
+    assert "limit         3 concurrency of demo" in text
+    assert "tokens" not in catflap(*tokens, "--remove").stdout
+    again = catflap(*tokens, "--remove")
+    assert again.exit_code == 1
+    assert "no such limit" in again.stderr
+
+
+def test_a_limit_set_without_redis_is_set_and_warned_of(machine: Path) -> None:
+    owner = create()["principal"]
+    result = catflap("principal", "limit", owner, "--measure", "requests", "--per", "day", "--limit", "9")
+    assert result.exit_code == 0
+    assert "The limit is set, but" in result.stderr
+    assert "up to 60 seconds" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
@@ -142,6 +225,16 @@ def test_revoke_without_redis_is_done_and_warns_how_long_the_key_may_live(machin
         (["key", "create", "--org", "a" * 129, "--project", "b", "--plan", "free"], 2, "longer than 128"),
         (["key", "create", "--org", "a", "--project", "b", "--plan", "free", "--expires-in", "soon"], 2, "30d"),
         (["key", "create", "--org", "a"], 2, "--project"),
+        (["key", "create", "--org", "a", "--project", "b", "--plan", "free", "--scope", "admin"], 2, "there are chat"),
+        (["key", "create", "--org", "a", "--project", "b", "--plan", "free", "--allow-address", "x"], 2, "10.0.0.0/8"),
+        (["key", "rotate", "key_none"], 1, "There is no key"),
+        (["key", "rotate", "key_none", "--overlap", "soon"], 2, "--overlap"),
+        (["principal", "show", "prin_none"], 1, "There is no principal"),
+        (["principal", "limit", "prin_none", "--measure", "tokens", "--per", "day", "--limit", "5"], 1, "no principal"),
+        (["principal", "limit", "p", "--measure", "luck", "--limit", "5"], 2, "there are requests"),
+        (["principal", "limit", "p", "--measure", "tokens", "--limit", "5"], 2, "minute or day"),
+        (["principal", "limit", "p", "--measure", "tokens", "--per", "day", "--limit", "0"], 2, "from 1"),
+        (["principal", "limit", "p", "--measure", "tokens", "--per", "day"], 2, "--limit N or --remove"),
         (["key", "show", "key_none"], 1, "There is no key"),
         (["key", "revoke", "key_none"], 1, "There is no key"),
     ],
@@ -158,7 +251,7 @@ def test_what_cannot_be_done_is_one_sentence_and_a_code(
 
 def test_a_token_in_place_of_an_id_is_not_repeated(machine: Path) -> None:
     made = create()
-    for command in ("show", "revoke"):
+    for command in ("show", "revoke", "rotate"):
         result = catflap("key", command, made["key"])
         assert result.exit_code == 2
         assert made["key"] not in result.output

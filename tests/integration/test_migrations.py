@@ -123,6 +123,39 @@ def test_events_of_the_first_version_are_in_the_roll_ups_and_survive_the_way_bac
     engine.dispose()
 
 
+def test_the_second_migration_can_be_taken_back_and_frees_no_key_of_what_it_was_held_to(database_url: str) -> None:
+    engine = create_engine(driver_url(database_url, SYNC_DRIVERS))
+    prepare(engine)
+    config = alembic_config()
+    with engine.execution_options(**{WRITES: True}).begin() as connection:
+        for statement in (
+            "insert into organisation (id, name, created_at_ms) values ('org_1', 'acme', 1)",
+            "insert into project (id, organisation_id, name, created_at_ms) values ('proj_1', 'org_1', 'web', 1)",
+            "insert into principal (id, project_id, kind, name, created_at_ms)"
+            " values ('prin_1', 'proj_1', 'person', 'ann', 1)",
+            'insert into principal_limit (principal_id, measure, per, model, "limit", changed_at_ms)'
+            " values ('prin_1', 'tokens', 'day', '', 5, 1)",
+            "insert into key (id, principal_id, digest, plan, created_at_ms) values ('free', 'prin_1', '', 'p', 1)",
+            "insert into key (id, principal_id, digest, plan, created_at_ms, scopes)"
+            " values ('bound', 'prin_1', '', 'p', 1, '[\"chat\"]')",
+        ):
+            connection.execute(text(statement))
+    with engine.execution_options(**{WRITES: True}).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    assert "principal_limit" not in inspect(engine).get_table_names()
+    columns = {column["name"] for column in inspect(engine).get_columns("key")}
+    assert columns == {"id", "principal_id", "digest", "plan", "name", "created_at_ms", "expires_at_ms",
+                       "revoked_at_ms"}  # fmt: skip
+    with engine.connect() as connection:
+        revoked = connection.execute(text("select id from key where revoked_at_ms is not null")).scalars().all()
+    assert revoked == ["bound"]
+    migrate(database_url)  # and up again, with rows in the tables
+    with engine.connect() as connection:
+        assert connection.execute(text("select count(*) from key where pepper is null")).scalar_one() == 2
+    engine.dispose()
+
+
 async def test_sqlite_is_in_wal_mode_for_its_owner_alone(tmp_path: Path) -> None:
     file = tmp_path / "new folder 100%" / "catflap.db"
     migrate(f"sqlite:///{file}")

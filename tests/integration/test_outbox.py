@@ -6,14 +6,17 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from gateway.quota import keys
 from gateway.quota.client import connect_redis
 from gateway.quota.connection import RedisConnection, Script
 from gateway.quota.keys import confirmed_key
+from gateway.quota.open import open_redis
 from gateway.quota.outbox import Outbox, entry_id
 from tests.support.eventually import eventually
 from tests.support.redis import RedisServer
+from tests.support.redis_cluster import RedisCluster
 
 PARTITION = 3
 # What the settle script replies, and no more.
@@ -113,6 +116,36 @@ async def test_a_redis_that_died_and_came_back_is_told_again_what_it_had_answere
 
         await eventually(both, what="both settlements")
         keeping.cancel()
+
+
+async def test_a_master_of_a_cluster_that_came_back_empty_gets_its_partitions_settlements_again_and_only_it(
+    redis_cluster: RedisCluster,
+) -> None:
+    connection = open_redis(redis_cluster.url)
+    await connection.start()
+    outbox, heard = Outbox(connection, script=RECORD), list[object]()
+    streams = {number: keys.events_key(number) for number in range(12)}
+    for number, stream in streams.items():
+        for name in ("a", "b"):
+            outbox.post(number, name, (keys.clock_key(number), stream), (name,), heard.append)
+    await eventually(lambda: len(heard) == 24, what="the replies")
+    lost = redis_cluster.masters[1]
+    lost.kill()
+    lost.start()
+    keeping = asyncio.create_task(outbox.keep_confirmed())
+    client = connect_redis(redis_cluster.url, timeout_s=2)
+
+    async def everywhere() -> bool:
+        try:
+            return [await client.xlen(stream) for stream in streams.values()] == [2] * 12
+        except RedisError:  # the node that came back needs a moment
+            return False
+
+    await eventually(everywhere, within_s=15, what="two entries in each stream")
+    assert len(outbox) == 24
+    keeping.cancel()
+    await client.aclose()
+    await connection.close(0.5)
 
 
 async def test_a_ledger_that_stays_away_costs_bounded_memory_and_is_said(redis_url: str) -> None:

@@ -34,7 +34,6 @@ async def test_a_slot_that_moves_while_requests_run_loses_nothing_and_nobody_wai
     slot = slot_of(key)
     source = redis_cluster.node_of(slot)
     (target,) = redis_cluster.spares
-    moved = redirects("moved")
 
     async def move(load: Load) -> None:
         redis_cluster.begin_move(slot, source, target)
@@ -46,7 +45,6 @@ async def test_a_slot_that_moves_while_requests_run_loses_nothing_and_nobody_wai
     async with connected(redis_cluster.url) as connection:
         load = await under_load(connection, move)
         await load.all_arrived()
-    assert redirects("moved") > moved
     assert load.longest < TIMEOUT_S + SLACK_S, f"the longest call took {load.longest:.3f} s"
     assert sum(load.failed.values()) == load.failed[key], "the other partitions noticed nothing"
     with target.client() as client:
@@ -74,6 +72,34 @@ async def test_a_slot_on_its_way_is_asked_for_where_the_key_is(redis_cluster: Re
         await eventually(posted, what="the post")
     with target.client() as client:
         assert client.get("{p7}old") == b"3"
+
+
+async def test_a_redirection_to_a_node_that_does_not_answer_costs_no_more_than_the_timeout(
+    redis_cluster: RedisCluster,
+) -> None:
+    slot, (target,) = slot_of("{p7}"), redis_cluster.spares
+    source, loop = redis_cluster.node_of(slot), asyncio.get_running_loop()
+    async with connected(redis_cluster.url) as connection:
+        redis_cluster.begin_move(slot, source, target)
+        redis_cluster.end_move(slot, source, target)
+        target.pause()  # nobody here has heard of it yet
+        moved = redirects("moved")
+        connection.post(ADD, ["{p7}posted"], [1])
+        for _ in range(3):
+            began = loop.time()
+            with pytest.raises(RedisUnavailable):
+                await connection.call(ADD, ["{p7}x"], [1])
+            assert loop.time() - began < TIMEOUT_S + SLACK_S
+        assert redirects("moved") > moved
+        target.resume()
+
+        async def posted() -> bool:
+            try:
+                return await connection.call(ADD, ["{p7}posted"], [0]) == 1
+            except RedisUnavailable:
+                return False
+
+        await eventually(posted, what="the post, and service")
 
 
 async def test_a_dead_master_fails_only_its_partitions_and_what_was_posted_arrives_when_it_is_back(

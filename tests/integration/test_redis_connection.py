@@ -216,3 +216,28 @@ async def test_a_late_reply_is_given_to_nobody(tmp_path: Path) -> None:
             await connection.call(ADD, [], [])
         await eventually(lambda: connection.ready, what="the reconnection")
         assert await connection.call(ADD, [], []) == 2
+
+
+async def test_a_server_that_is_slow_but_talks_opens_the_breaker_until_it_has_caught_up(tmp_path: Path) -> None:
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            for _ in range(data.count(b"EVALSHA") + data.count(b"PING")):
+                await asyncio.sleep(0.06)
+                writer.write(b":1\r\n")
+
+    loop = asyncio.get_running_loop()
+    async with pretending(tmp_path / "s", slowly) as url, connected(url, timeout_s=0.1) as connection:
+        since, began = connection.connected_since("k"), loop.time()
+        calls = [connection.call(ADD, [], []) for _ in range(8)]
+        ended = await asyncio.gather(*calls, return_exceptions=True)
+        assert loop.time() - began < 0.2, "nobody waits longer because others were late before"
+        assert ended[0] == 1
+        assert isinstance(ended[-1], RedisUnavailable)
+        assert not connection.ready
+        heard: list[object] = []
+        connection.post(ADD, [], [], hear=heard.append)
+        with pytest.raises(RedisUnavailable):
+            await connection.call(ADD, [], [])
+        await eventually(lambda: connection.ready, what="the probe's answer")
+        await eventually(lambda: heard == [1], what="the post")
+        assert connection.connected_since("k") == since, "it was not hung up on"

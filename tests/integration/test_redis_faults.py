@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
-from gateway.quota.connection import Script
+from gateway.quota.client import connect_redis
+from gateway.quota.connection import RedisUnavailable
 from tests.support.eventually import eventually
 from tests.support.redis import RedisServer
 from tests.support.redis_load import ADD, SLACK_S, TIMEOUT_S, Load, connected, under_load
@@ -71,20 +73,47 @@ async def test_a_flush_under_load_is_noticed_by_no_caller(durable: RedisServer) 
         assert not sum(load.failed.values())
 
 
-async def test_a_redis_that_is_slow_but_talks_opens_the_breaker_until_it_has_caught_up(durable: RedisServer) -> None:
-    heavy = Script("for _ = 1, 150 do redis.call('GET', KEYS[1]) end return redis.call('INCR', KEYS[1])")
+async def test_a_redis_that_takes_no_writes_fails_calls_at_once_and_gets_what_was_posted_later(
+    durable: RedisServer,
+) -> None:
+    client = connect_redis(durable.url, timeout_s=2)
+    loop = asyncio.get_running_loop()
     async with connected(durable.url) as connection:
-        await connection.call(heavy, ["cf:{p0}:heavy"], [])
-        since = connection.connected_since("k")
-        for _ in range(8_000):
-            connection.post(heavy, ["cf:{p0}:heavy"], [])
-        load = Load(connection)
-        running = asyncio.create_task(load.run())
-        await eventually(lambda: not connection.ready, what="the breaker")
-        await eventually(lambda: connection.ready, within_s=10, what="the probe")
-        load.stop()
-        await running
-        in_time(load)
-        assert connection.connected_since("k") == since, "it was not hung up on"
-        await load.all_arrived()
-        assert await connection.call(ADD, ["cf:{p0}:heavy"], [0]) == 8_001
+        assert await connection.call(ADD, ["cf:{p0}:k"], [1]) == 1
+        openings = opened("not now")
+        await client.config_set("maxmemory", "1")
+        connection.post(ADD, ["cf:{p0}:k"], [10])
+        began = loop.time()
+        for _ in range(50):
+            with pytest.raises(RedisUnavailable):
+                await connection.call(ADD, ["cf:{p0}:k"], [100])
+        assert loop.time() - began < TIMEOUT_S + SLACK_S, "all of them together"
+        assert opened("not now") > openings
+        await client.config_set("maxmemory", "0")
+        await eventually(lambda: connection.ready, what="the probe")
+        await eventually(lambda: connection.call(ADD, ["cf:{p0}:k"], [0]), what="an answer")
+        assert await client.get("cf:{p0}:k") == b"11"
+    await client.aclose()
+
+
+async def test_the_metric_of_open_breakers_tells_how_many_connections_fail_at_once(durable: RedisServer) -> None:
+    before = breakers_open()
+    async with connected(durable.url) as connection:
+        assert breakers_open() == before
+        durable.kill()
+        await eventually(lambda: not connection.ready, what="the loss")
+        assert breakers_open() == before + 1
+        durable.start()
+        await eventually(lambda: connection.ready, what="the connection")
+        assert breakers_open() == before
+    async with connected("unix:///nonexistent/redis.sock"):
+        assert breakers_open() == before + 1
+    assert breakers_open() == before
+
+
+def opened(cause: str) -> float:
+    return REGISTRY.get_sample_value("catflap_redis_breaker_openings_total", {"cause": cause}) or 0.0
+
+
+def breakers_open() -> float:
+    return REGISTRY.get_sample_value("catflap_redis_breakers_open") or 0.0

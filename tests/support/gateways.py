@@ -22,6 +22,7 @@ from redis.asyncio import Redis
 from gateway.core import event as events
 from gateway.core.event import RequestEvent
 from gateway.core.ids import partition_of
+from gateway.identity.bounds import check_bounds
 from gateway.identity.issue import IssuedKey, issue_key
 from gateway.quota import keys
 from gateway.quota.open import open_redis
@@ -31,6 +32,7 @@ from gateway.workers.reclaimer import reclaim_partition
 from lab.bench.processes import free_port
 from tests.support.eventually import eventually
 from tests.support.http import Answer, exchange, request_bytes
+from tests.support.issuers import write_issuers
 from tests.support.redis import RedisServer, redis_binary
 from tests.support.triton import FakeTriton
 
@@ -50,6 +52,8 @@ TIMEOUTS = {
 DEAR = {"prompt": 10, "output": 100, "kv_gib_second": 0.001}
 """What 1,000 tokens of the model `dear` cost; each of its tokens holds a GiB."""
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+CHARGE = {"request": 100, "element": 10}
+"""Of the tensor models, which double a vector of numbers."""
 PLANS: dict[str, list[tuple[str, int]]] = {
     "open": [],
     "wide": [("requests", 1000), ("tokens", 1_000_000)],
@@ -111,8 +115,12 @@ class Gateway:
                 self.kill()
 
     async def get(self, path: str, token: str | None = None, **headers: str) -> Answer:
+        return await self.request("GET", path, token, **headers)
+
+    async def request(self, method: str, path: str, token: str | None = None, **headers: str) -> Answer:
+        """A request without a body."""
         given = {"Authorization": f"Bearer {token}"} if token else {}
-        return await exchange(self.port, request_bytes(path, method="GET", headers={**given, **headers}))
+        return await exchange(self.port, request_bytes(path, method=method, headers={**given, **headers}))
 
     async def post(self, path: str, token: str | None, body: object, **headers: str) -> Answer:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -163,6 +171,7 @@ class World:
             "CATFLAP_PEPPER": PEPPER,
             "CATFLAP_PARTITIONS": str(PARTITIONS),
             "CATFLAP_MAX_BODY_BYTES": str(MAX_BODY),
+            "CATFLAP_TRUSTED_PROXIES": "127.0.0.1/32",
         }
         self.environment = environment
         self.gateways = [Gateway(name, folder, environment) for name in ("first", "second")]
@@ -181,11 +190,18 @@ class World:
         organisation: str | None = None,
         project: str = "web",
         principal: str | None = None,
+        **bounds: list[str],
     ) -> IssuedKey:
-        """A new key, in an organisation of its own unless one is named."""
+        """A new key, in an organisation of its own unless one is named; `bounds` are what it is held to."""
         name = organisation or f"org {os.urandom(6).hex()}"
         return await issue_key(
-            self.database, PEPPER.encode(), organisation=name, project=project, principal=principal, plan=plan
+            self.database,
+            PEPPER.encode(),
+            organisation=name,
+            project=project,
+            principal=principal,
+            plan=plan,
+            bounds=check_bounds(**bounds),
         )
 
     def partition(self, key: IssuedKey) -> int:
@@ -231,7 +247,7 @@ class World:
 
 
 def write_files(folder: Path, ports: Sequence[int]) -> None:
-    """Plans, fleet file and chat template."""
+    """Plans, issuers, fleet file and chat template."""
     plans = folder / "policies" / "plans"
     plans.mkdir(parents=True)
     for name, limits in PLANS.items():
@@ -240,6 +256,7 @@ def write_files(folder: Path, ports: Sequence[int]) -> None:
         spec = {"default_max_tokens": 20, **words}
         plan = {"apiVersion": "catflap/v1", "kind": "Plan", "metadata": {"id": name, "description": name}, "spec": spec}
         (plans / f"{name}.yaml").write_text(json.dumps(plan))
+    write_issuers(folder / "policies", plans=sorted(PLANS))
     model: dict[str, object] = {
         "triton": {"name": "demo"},
         "context_tokens": 4096,
@@ -256,6 +273,10 @@ def write_files(folder: Path, ports: Sequence[int]) -> None:
             {"name": "demo", "endpoints": ["e0", "e1"], **model},
             {"name": "solo", "endpoints": ["e0"], **model},
             {"name": "dear", "endpoints": ["e0"], "cost": DEAR, "kv_bytes_per_token": 1 << 30, **model},
+        ],
+        "tensor_models": [
+            {"name": "doubler", "triton": {"name": "doubler"}, "endpoints": ["e0", "e1"], "charge": CHARGE},
+            {"name": "lone", "triton": {"name": "doubler"}, "endpoints": ["e0"], "charge": CHARGE},
         ],
     }
     (folder / "fleet.yaml").write_text(json.dumps(fleet))

@@ -1,7 +1,9 @@
-"""A Triton whose every answer a test writes: `behave` gets the generations, the slow questions answer themselves."""
+"""A Triton whose every answer a test writes: `behave` gets the generations, `compute` the tensors; the slow questions
+answer themselves."""
 
 import asyncio
 import json
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -65,6 +67,59 @@ class Generation:
         self.writer.transport.abort()
 
 
+class Inference:
+    """One request for tensors, asked for by the gateway and answered by the test."""
+
+    def __init__(self, body: bytes, head: str, writer: asyncio.StreamWriter) -> None:
+        length = next(int(line[32:]) for line in head.lower().splitlines() if line.startswith("inference-header"))
+        self.request: dict[str, Any] = json.loads(body[:length])
+        self.data = body[length:]
+        self.head = head
+        self.gone = asyncio.Event()
+        """The gateway has hung up."""
+        self.writer = writer
+
+    async def raw(self, data: bytes) -> None:
+        self.writer.write(data)
+        with suppress(ConnectionError):
+            await self.writer.drain()
+
+    async def tell(self, *outputs: tuple[str, str, list[int], bytes], **more: Any) -> None:
+        """These tensors: name, datatype, shape, raw data."""
+        told = [
+            {"name": name, "datatype": kind, "shape": shape, "parameters": {"binary_data_size": len(data)}}
+            for name, kind, shape, data in outputs
+        ]
+        header = json.dumps({"model_name": "insides", "model_version": "1", "outputs": told, **more}).encode()
+        body = header + b"".join(data for *_, data in outputs)
+        await self.raw(
+            b"HTTP/1.1 200 OK\r\nInference-Header-Content-Length: %d\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(header), len(body), body)
+        )
+
+    async def refuse(self, status: int, body: bytes = b'{"error":"insides of Triton"}') -> None:
+        await self.raw(b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
+
+    def hang_up(self) -> None:
+        self.writer.transport.abort()
+
+
+Computation = Callable[[Inference], Awaitable[None]]
+
+
+async def doubled(inference: Inference) -> None:
+    """The model `doubler`."""
+    numbers = struct.unpack(f"<{len(inference.data) // 4}f", inference.data)
+    twice = struct.pack(f"<{len(numbers)}f", *(2 * number for number in numbers))
+    await inference.tell(("twice", "FP32", [len(numbers)], twice))
+
+
+DOUBLER = {
+    "name": "doubler",
+    "inputs": [{"name": "number", "datatype": "FP32", "shape": ["-1"]}],
+    "outputs": [{"name": "twice", "datatype": "FP32", "shape": [-1]}],
+}
+"""Its metadata; as a configuration it says that the model has no batches and is not decoupled."""
 Behaviour = Callable[[Generation], Awaitable[None]]
 
 
@@ -84,7 +139,9 @@ class FakeTriton:
             "inputs": [{"name": name, "datatype": kind} for name, kind in INPUTS.items()],
             "outputs": [{"name": name, "datatype": kind} for name, kind in OUTPUTS.items()],
         }
+        self.compute: Computation = doubled
         self.generations: list[Generation] = []
+        self.inferences: list[Inference] = []
         self.connections = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -108,8 +165,9 @@ class FakeTriton:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def reset(self) -> None:
-        self.behave, self.ready = polite, True
+        self.behave, self.compute, self.ready = polite, doubled, True
         self.generations.clear()
+        self.inferences.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -132,22 +190,28 @@ class FakeTriton:
         length = next((int(line[15:]) for line in head.lower().splitlines() if line.startswith("content-length:")), 0)
         body = await reader.readexactly(length)
         if head.startswith("POST"):
-            await self._generate(Generation(body, head, writer), reader)
+            if head.split(" ")[1].endswith("/infer"):
+                inference = Inference(body, head, writer)
+                self.inferences.append(inference)
+                await self._answer(inference.gone, self.compute(inference), reader)
+            else:
+                generation = Generation(body, head, writer)
+                self.generations.append(generation)
+                await self._answer(generation.gone, self.behave(generation), reader)
             return not writer.transport.is_closing()
         writer.write(self._told(head.split(" ")[1]))
         return True
 
-    async def _generate(self, generation: Generation, reader: asyncio.StreamReader) -> None:
-        self.generations.append(generation)
-
+    @staticmethod
+    async def _answer(gone: asyncio.Event, work: Awaitable[None], reader: asyncio.StreamReader) -> None:
         async def watch() -> None:
             with suppress(ConnectionError):
                 await reader.read(1)
-            generation.gone.set()
+            gone.set()
 
         watcher = asyncio.create_task(watch())
         try:
-            await self.behave(generation)
+            await work
         finally:
             watcher.cancel()
 
@@ -157,6 +221,8 @@ class FakeTriton:
         status = 200
         if path.endswith("/ready"):
             status = 200 if self.ready else 400
+        elif "/doubler" in path:
+            body = DOUBLER
         elif path.endswith("/config"):
             body = {"name": "demo", "max_batch_size": 0, "model_transaction_policy": {"decoupled": True}}
         else:

@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from gateway.cli import COMMANDS
 from gateway.core import errors
 from gateway.core.event import event_schema
-from gateway.fleet.file import fleet_schema
+from gateway.fleet.file import Charge, Cost, Embeddings, Endpoint, Model, TensorModel, fleet_schema
 from gateway.limits.plans import parse_plan, plan_schema
 from gateway.settings import Settings
 from gateway.telemetry import metrics
@@ -49,6 +49,13 @@ def test_every_command_is_in_the_readme_or_the_operations_page() -> None:
         (ROOT / "README.md").read_text() + (DOCS / "operations.md").read_text() + (DOCS / "performance.md").read_text()
     )
     assert not [name for name in COMMANDS if f"catflap {name}" not in text]
+
+
+def test_every_field_of_the_fleet_file_is_documented() -> None:
+    text = (DOCS / "fleet.md").read_text()
+    for struct in (Endpoint, Model, TensorModel, Cost, Charge, Embeddings):
+        missing = [name for name in struct.__struct_fields__ if not re.search(rf"[`{{ ]{name}[`:,}}]", text)]
+        assert not missing, struct.__name__
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ and the same PyTorch give the same bytes.
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 from random import Random
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=60_000)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
+    began = time.monotonic()
     _be_deterministic(given.seed, given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     grammar = read_grammar()
@@ -43,7 +45,8 @@ def main() -> None:
     tokenizer.save(str(given.out / "tokenizer.json"))
     write_held_out(grammar, given.out / "held_out.jsonl")
     examples = encode(tokenizer, corpus)
-    _say(f"{len(examples)} dialogues, {sum(len(example.ids) for example in examples)} tokens")
+    lengths = [len(example.ids) for example in examples]
+    _say(f"{len(lengths)} dialogues, {sum(lengths)} tokens, {max(lengths)} in the longest")
     model = Transformer(tokenizer.get_vocab_size(), SHAPE.width, SHAPE.layers, SHAPE.heads)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     _say(f"{sum(parameter.numel() for parameter in model.parameters())} parameters")
@@ -55,6 +58,7 @@ def main() -> None:
 
     learn(model, examples, given.steps, Random(f"batches {given.seed}"), told)
     write_weights(model.state_dict(), SHAPE, given.out)
+    _say(f"{(time.monotonic() - began) / 60:.0f} minutes")
 
 
 def _be_deterministic(seed: int, threads: int) -> None:

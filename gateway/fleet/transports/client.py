@@ -33,11 +33,11 @@ class Response:
     """One response as it comes in. `read` gives what has arrived; `b""` is its end."""
 
     __slots__ = ("_chunks", "_connection", "_error", "_heard", "_limit", "_loop", "_size", "_timer", "_waiter",
-                 "complete", "fresh", "status", "timeouts")  # fmt: skip
+                 "complete", "fresh", "header_length", "status", "timeouts")  # fmt: skip
 
-    def __init__(self, connection: "_Connection", timeouts: Timeouts) -> None:
+    def __init__(self, connection: "Connection", timeouts: Timeouts) -> None:
         self._loop = connection.loop
-        self._connection: _Connection | None = connection
+        self._connection: Connection | None = connection
         self._chunks: list[bytes] = []
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -47,6 +47,7 @@ class Response:
         self._heard = self._loop.time()
         self._timer = self._loop.call_later(min(timeouts.first, timeouts.between), self._check_time)
         self.status = 0  # until the head is there
+        self.header_length: int | None = None  # of tensors' JSON, where the connection looks for it
         self.fresh = True  # nothing has been received yet
         self.complete = False
 
@@ -129,7 +130,7 @@ class Response:
         self.close()
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One socket. At most one response at a time."""
 
     def __init__(self, pool: "Client") -> None:
@@ -137,7 +138,7 @@ class _Connection(asyncio.Protocol):
         self.loop = pool.loop
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
-        self._response: Response | None = None
+        self.response: Response | None = None
         self._keep = False
         self._finished = False
         self._status = 0
@@ -145,9 +146,9 @@ class _Connection(asyncio.Protocol):
     def request(self, data: bytes, timeouts: Timeouts) -> Response:
         """Send a request; its response."""
         assert self._transport is not None
-        self._response = Response(self, timeouts)
+        self.response = Response(self, timeouts)
         self._transport.write(data)
-        return self._response
+        return self.response
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: connected."""
@@ -155,7 +156,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: one read of the socket."""
-        response = self._response
+        response = self.response
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -172,8 +173,8 @@ class _Connection(asyncio.Protocol):
         """asyncio: the socket is gone."""
         self._transport = None
         self._pool.forget(self)
-        if self._response is not None:
-            response, self._response = self._response, None
+        if self.response is not None:
+            response, self.response = self.response, None
             response.end(UpstreamFailed("The model's server closed the connection.", detail="connection lost"))
 
     # -- httptools
@@ -181,13 +182,13 @@ class _Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The status is read here and handed over with the response: the parser forgets it with the next one."""
         self._status = self._parser.get_status_code()
-        if self._response is not None and self._status >= 200:
-            self._response.status = self._status
+        if self.response is not None and self._status >= 200:
+            self.response.status = self._status
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        if self._response is not None:
-            self._response.received(body)
+        if self.response is not None:
+            self.response.received(body)
 
     def on_message_complete(self) -> None:
         """The response has ended (an interim one, 1xx, has only announced it)."""
@@ -199,7 +200,7 @@ class _Connection(asyncio.Protocol):
 
     def _finish(self, response: Response) -> None:
         self._finished = False
-        self._response = None
+        self.response = None
         if self._keep and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             self._pool.give_back(self)
@@ -208,7 +209,7 @@ class _Connection(asyncio.Protocol):
         response.end()
 
     def _fail(self, error: ApiError) -> None:
-        response, self._response = self._response, None
+        response, self.response = self.response, None
         self._close()
         if response is not None:
             response.end(error)
@@ -243,12 +244,13 @@ class _Connection(asyncio.Protocol):
 class Client:
     """All connections of this process to one host."""
 
-    def __init__(self, host: str, port: int, timeouts: Timeouts) -> None:
+    def __init__(self, host: str, port: int, timeouts: Timeouts, connection: "type[Connection] | None" = None) -> None:
         self.loop = asyncio.get_running_loop()
         self._host, self._port = host, port
         self._timeouts = timeouts
-        self._idle: list[_Connection] = []
-        self._all: set[_Connection] = set()
+        self._make = connection or Connection
+        self._idle: list[Connection] = []
+        self._all: set[Connection] = set()
         self._host_header = f"{host}:{port}".encode()
 
     async def post(self, path: str, body: bytes, extra: bytes = b"") -> Response:
@@ -283,17 +285,17 @@ class Client:
             response.close()
             raise
 
-    def _take(self) -> _Connection | None:
+    def _take(self) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_open():
                 return connection
         return None
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         try:
             async with asyncio.timeout(self._timeouts.connect):
-                _, connection = await self.loop.create_connection(lambda: _Connection(self), self._host, self._port)
+                _, connection = await self.loop.create_connection(lambda: self._make(self), self._host, self._port)
         except (OSError, TimeoutError) as problem:
             raise Unavailable(
                 "The model's server cannot be reached.", detail=type(problem).__name__, retry_after_ms=1000
@@ -301,14 +303,14 @@ class Client:
         self._all.add(connection)
         return connection
 
-    def give_back(self, connection: _Connection) -> None:
+    def give_back(self, connection: Connection) -> None:
         """A connection is free."""
         if len(self._idle) < MAX_IDLE:
             self._idle.append(connection)
         else:
             connection.hang_up()
 
-    def forget(self, connection: _Connection) -> None:
+    def forget(self, connection: Connection) -> None:
         """A connection is gone."""
         self._all.discard(connection)
 

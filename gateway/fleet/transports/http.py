@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from gateway.core.errors import UpstreamFailed
-from gateway.fleet.tensors import Inputs, Response
+from gateway.fleet.tensors import Inputs
 from gateway.fleet.transports import NotServed
 from gateway.fleet.transports.client import Client, Timeouts
 from gateway.fleet.transports.client import Response as HttpResponse
@@ -25,7 +25,7 @@ class HttpGeneration:
         self._response = response
         self._decoder = Decoder()
 
-    async def read(self) -> Sequence[Response]:
+    async def read(self) -> Sequence[bytes]:
         """See Generation."""
         while True:
             chunk = await self._response.read()
@@ -55,7 +55,7 @@ class HttpTransport:
         extra = b"traceparent: %b\r\n" % traceparent if traceparent else b""
         response = await self._client.post(f"{at}/generate_stream", _encode(inputs.values), extra)
         if response.status != 200:
-            raise await _refusal(response)
+            raise await refusal(response)
         return HttpGeneration(response)
 
     async def close(self) -> None:
@@ -63,7 +63,7 @@ class HttpTransport:
         self._client.close()
 
 
-async def _refusal(response: HttpResponse) -> UpstreamFailed | NotServed:
+async def refusal(response: HttpResponse) -> UpstreamFailed | NotServed:
     """Triton's own words stay here: they tell of its insides. Its status goes to the log."""
     size = 0
     while size < MAX_ERROR_BYTES and (chunk := await response.read()):

@@ -1,10 +1,11 @@
 """The fleet file: names, addresses and variables are checked, and each mistake is one sentence."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from gateway.fleet.file import FleetError, fleet_schema, parse_fleet, read_fleet
+from gateway.fleet.file import Charge, Cost, FleetError, fleet_schema, parse_fleet, read_fleet
 
 GOOD = """
 apiVersion: catflap/v1
@@ -89,3 +90,62 @@ def test_a_file_that_is_not_text_is_told(tmp_path: Path) -> None:
 
 def test_the_schema_does_not_offer_what_is_filled_in_later() -> None:
     assert "folder" not in str(fleet_schema())
+
+
+TENSORS = """
+tensor_models:
+  - name: vectors
+    triton: {name: embed}
+    endpoints: [a]
+    charge: {request: 2, element: 0.5}
+    tokenizer: bytes
+    context_tokens: 64
+    inputs: [text]
+    embeddings: {input: text, output: embedding, dimensions: 8}
+    cost: {prompt: 0.1}
+"""
+
+
+def test_tensor_models_stand_beside_text_models_with_their_charge_and_cost() -> None:
+    fleet = parse_fleet(GOOD + TENSORS, "f", ".", {})
+    text, tensors = fleet.served
+    assert (text.name, tensors.name) == ("demo", "vectors")
+    assert (text.cost, text.kv_bytes_per_token) == (
+        Cost(prompt=1, cached=None, output=1, request=0, kv_gib_second=0),
+        None,
+    )
+    [model] = fleet.tensor_models
+    assert (model.charge, model.cost) == (Charge(request=2, element=0.5), Cost(prompt=0.1))
+
+
+def test_a_fleet_may_serve_tensors_alone() -> None:
+    text = GOOD[: GOOD.index("models:")] + TENSORS
+    assert [model.name for model in parse_fleet(text, "f", ".", {}).served] == ["vectors"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("name: vectors", "name: small", "'small' is used twice"),
+        ("endpoints: [a]\n    charge", "endpoints: [c]\n    charge", "names the endpoint 'c'"),
+        ("tokenizer: bytes\n    context_tokens: 64\n    inputs", "context_tokens: 64\n    inputs", "needs a tokenizer"),
+        ("tokenizer: bytes\n    context_tokens: 64\n    inputs", "inputs", "embeddings need a tokenizer"),
+        ("inputs: [text]", "inputs: [other]", "use the input 'text', which inputs does not list"),
+        ("inputs: [text]", "outputs: [other]", "use the output 'embedding', which outputs does not list"),
+        ("inputs: [text]", "parameters: [shared_memory_region]", "'shared_memory_region', which clients may never"),
+        ("inputs: [text]", "parameters: [sequence_id]", "'sequence_id', which clients may never"),
+        ("inputs: [text]", "parameters: [triton_final_response]", "which clients may never"),
+        ("element: 0.5", "element: -1", "Expected `float` >= 0"),
+        ("prompt: 0.1", "prompt: .nan", "prompt"),
+    ],
+)
+def test_a_tensor_model_that_cannot_be_is_one_sentence(old: str, new: str, words: str) -> None:
+    whole = GOOD + TENSORS
+    assert old in whole
+    with pytest.raises(FleetError, match=re.escape(words)):
+        parse_fleet(whole.replace(old, new), "f", ".", {})
+
+
+def test_a_fleet_without_any_model_is_refused() -> None:
+    with pytest.raises(FleetError, match="there are no models"):
+        parse_fleet(GOOD[: GOOD.index("models:")], "f", ".", {})

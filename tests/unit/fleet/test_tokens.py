@@ -11,7 +11,7 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import Normalizer
 
 from gateway.fleet.file import FleetError
-from gateway.fleet.tokens import LONG_TEXT, ByteCounter, TokenCounter, TokenizerCounter, read_counter
+from gateway.fleet.tokens import LONG_TEXT, ByteCounter, TokenCounter, TokenizerCounter, count_each, read_counter
 
 
 def byte_level(normalizer: Normalizer | None = None, *, prefix_space: bool = False) -> TokenizerCounter:
@@ -53,6 +53,12 @@ def test_a_floor_is_told_only_where_no_text_can_vanish() -> None:
 
 async def test_a_long_text_counts_as_its_parts_do() -> None:
     assert await byte_level().count("ab " * LONG_TEXT) == 3 * LONG_TEXT
+
+
+@pytest.mark.parametrize("counter", [byte_level(), ByteCounter()])
+async def test_many_texts_count_as_each_of_them_does(counter: TokenCounter) -> None:
+    for texts in ([], ["ab", "", "猫"], ["ab " * LONG_TEXT, "x"]):
+        assert await count_each(counter, texts) == [await counter.count(text) for text in texts]
 
 
 def test_a_tokenizer_that_is_none_is_told(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.caller import Caller
-from gateway.identity.cache import KeyCache, Known
+from gateway.identity.cache import KeyCache, Known, Secret
 
 
 def entry(organisation: str, key_id: str, epoch: int | None = None) -> Known:
     caller = Caller(organisation=organisation, project="proj_1", principal="prin_1", key=key_id, plan="free")
-    return Known(caller, bytes(32), None, epoch, 0.0)
+    return Known(caller, (Secret(bytes(32)),), None, epoch, 0.0)
 
 
 def remembered(cache: KeyCache, organisation: str, key_id: str, epoch: int | None = None) -> Known:

@@ -16,6 +16,7 @@ class Letters:
     """One token a byte, and END."""
 
     end = END
+    longest = 1
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -75,6 +76,8 @@ class Reply:
         self.gone = False
         self.asked = 0
         self.dropped = threading.Event()
+        self.failures = 0
+        self.failed = threading.Event()
         self.done = threading.Event()
 
     def cancelled(self) -> bool:
@@ -89,6 +92,10 @@ class Reply:
 
     def drop(self) -> None:
         self.dropped.set()
+
+    def fail(self) -> None:
+        self.failures += 1
+        self.failed.set()
 
     def text(self, index: int = 0) -> str:
         assert self.done.wait(WAIT_S)

@@ -4,6 +4,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tinyllm.tokenizer import Vocabulary
 from training.corpus import SPECIAL, prompt, write_corpus
 from training.dialogues import Author, Kind, Message
@@ -110,6 +112,21 @@ def test_special_tokens_are_single_and_write_nothing() -> None:
     for token in SPECIAL:
         (number,) = vocabulary.encode(token)
         assert (vocabulary.token_bytes(number), vocabulary.name(number)) == (b"", token)
+
+
+VOCABULARY = Vocabulary(DEMO / "tokenizer.json")
+TOKENS = [VOCABULARY.name(token) for token in range(VOCABULARY.size)]
+"""Their texts; where a token is half a character, what stands for that."""
+
+
+@given(st.lists(st.sampled_from(TOKENS) | st.text(max_size=3), max_size=30))
+def test_no_text_has_fewer_tokens_than_its_bytes_divided_by_those_of_the_longest_token(parts: list[str]) -> None:
+    text = "".join(parts)
+    assert len(VOCABULARY.encode(text)) * VOCABULARY.longest >= len(text.encode())
+
+
+def test_the_longest_token_is_a_role_s() -> None:
+    assert VOCABULARY.longest == len("<|assistant|>")
 
 
 def test_pieces_of_a_chat_encode_as_the_whole_does() -> None:

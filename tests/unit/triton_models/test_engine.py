@@ -85,6 +85,34 @@ def test_a_prompt_longer_than_the_context_is_refused(make: Make) -> None:
         engine.submit("x" * 12, Parameters(), Reply())
 
 
+class Pairs(Letters):
+    """Up to two bytes a token, and a count of the texts that were tokenized."""
+
+    longest = 2
+    encoded = 0
+
+    def encode(self, text: str) -> list[int]:
+        self.encoded += 1
+        return list(text.encode()[::2])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told", "encoded"),
+    [("x" * 23, "is at least 12 tokens", 0), ("é" * 2_000_000, "is at least 2000000 tokens", 0), ("x" * 22, None, 1)],
+)
+def test_a_prompt_whose_bytes_alone_are_too_many_is_refused_without_a_look_at_its_tokens(
+    prompt: str, told: str | None, encoded: int
+) -> None:
+    vocabulary = Pairs()
+    engine = Engine(Script(), vocabulary, Count(), Limits(max_model_len=12))
+    if told is None:
+        engine.submit(prompt, Parameters(), Reply())
+    else:
+        with pytest.raises(BadRequest, match=told):
+            engine.submit(prompt, Parameters(), Reply())
+    assert vocabulary.encoded == encoded
+
+
 def test_a_full_queue_refuses(make: Make) -> None:
     model = Script()
     model.gated = True
@@ -175,20 +203,6 @@ def test_an_engine_that_fails_says_so() -> None:
     engine = Engine(Broken(), Letters(), Count(), Limits(), on_death=died.set)
     engine.start()
     engine.submit("?", Parameters(), Reply())
-    assert died.wait(WAIT_S)
-    engine.stop()
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_sender_that_fails_says_so() -> None:
-    class Gone(Reply):
-        def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
-            raise RuntimeError("broken")
-
-    died = threading.Event()
-    engine = Engine(Script(), Letters(), Count(), Limits(), on_death=died.set)
-    engine.start()
-    engine.submit("?", Parameters(), Gone())
     assert died.wait(WAIT_S)
     engine.stop()
 

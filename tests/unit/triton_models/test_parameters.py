@@ -38,6 +38,7 @@ def test_one_stop_string_may_stand_without_a_list() -> None:
     ("text", "named"),
     [
         ("{", "JSON"),
+        ("[" * 100_000, "JSON"),
         ("[]", "object"),
         ('{"max_tokns": 3}', "max_tokns"),
         ('{"max_tokens": 0}', "max_tokens"),

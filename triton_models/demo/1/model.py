@@ -102,6 +102,9 @@ class Reply:
     def drop(self) -> None:
         _refuse(self._sender, "Request was cancelled", pb_utils.TritonError.CANCELLED)
 
+    def fail(self) -> None:
+        _refuse(self._sender, "The engine failed on this request", pb_utils.TritonError.INTERNAL)
+
     def _send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
         tensors = [_strings("text_output", [piece.text for piece in pieces])]
         tensors += [_tensor(name, prompt_tokens, pieces) for name in self._returned]

@@ -1,6 +1,12 @@
 """Measures the demo model on prompts it never saw: how many answers hold a cat's words, how many are short.
 
-    python triton_models/demo/training/evaluate.py --prompts 50
+    python triton_models/demo/training/evaluate.py --seeds 4
+    python triton_models/demo/training/evaluate.py --seeds 4 --of long
+    python triton_models/demo/training/evaluate.py --against FOLDER
+
+The last compares the model with the one in another folder, as train.py --out writes it: the checksums of their files,
+and how often their voices follow the system prompt on the held-out prompts, with the same seeds. The exit code is 1
+when these shares lie more than --points apart, with the cat sentence or without.
 
 Runs the engine that Triton runs, with fresh seeds at temperature 1. Needs numpy and tokenizers, no PyTorch.
 """
@@ -9,146 +15,104 @@ import argparse
 import json
 import secrets
 import sys
-import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 MODEL = Path(__file__).parents[1]
 sys.path[:0] = [str(MODEL), str(MODEL / "1")]
 
-from tinyllm.engine import Engine, Limits
-from tinyllm.parameters import Parameters
-from tinyllm.requests import Piece
-from tinyllm.tokenizer import Vocabulary
-from tinyllm.transformer import Transformer
-from tinyllm.weights import read_weights
+from tinyllm.engine import Limits
 
-from training.corpus import prompt
-from training.grammar import cat_words, read_grammar, read_lexicon
+from training.compare import POINTS, apart, checksums, shares
+from training.grammar import read_grammar
 from training.heldout import HeldOut, read_held_out
-from training.outside import outside_prompts
-
-SHORT_WORDS = 2
-
-
-@dataclass(slots=True)
-class Answer:
-    """A sink that keeps the text."""
-
-    text: str = ""
-    tokens: int = 0
-    finish: str | None = None
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def cancelled(self) -> bool:
-        """Never."""
-        return False
-
-    def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
-        """See Sink."""
-        self.text += pieces[0].text
-        self.tokens += pieces[0].tokens
-        self.finish = pieces[0].finish
-        if last:
-            self.done.set()
-
-    def drop(self) -> None:
-        """Never called."""
+from training.measure import Answer, Rate, answers, load, rates
+from training.outside import long_prompts, outside_prompts
 
 
-class Silent:
-    """Counters that nobody reads."""
-
-    def prompt(self, tokens: int, cached: int) -> None:
-        """See Counters."""
-
-    def generated(self, tokens: int) -> None:
-        """See Counters."""
-
-    def preempted(self) -> None:
-        """See Counters."""
-
-    def load(self, running: int, waiting: int, kv_usage: float) -> None:
-        """See Counters."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """One case's result, in percent of its answers."""
-
-    case: str
-    prompts: int
-    cat: float
-    short: float
-    stopped: float
-    """Answers that ended by themselves."""
-    wanted: bool
-    """Whether they should be a cat's."""
-
-
-def load(folder: Path, limits: Limits) -> Engine:
-    """An engine over the weights in a folder."""
-    model = Transformer(read_weights(folder), limits.kv_blocks, limits.block_size, limits.max_model_len)
-    return Engine(model, Vocabulary(folder / "tokenizer.json"), Silent(), limits)
-
-
-def answers(engine: Engine, prompts: list[HeldOut], seed: int, max_tokens: int = 120) -> list[Answer]:
-    """An answer to each prompt, each with a seed of its own, in the order of the prompts."""
-    sinks = []
-    for index, one in enumerate(prompts):
-        sink = Answer()
-        parameters = Parameters(max_tokens=max_tokens, temperature=1.0, seed=seed + index)
-        engine.submit(prompt(one.messages), parameters, sink)
-        sinks.append(sink)
-    for sink in sinks:
-        sink.done.wait()
-    return sinks
-
-
-def rates(prompts: list[HeldOut], told: list[Answer]) -> list[Rate]:
-    """The rates of each case."""
-    lexicon = read_lexicon()
-    result = []
-    for case in dict.fromkeys(one.case for one in prompts):
-        of_case = [(one, answer) for one, answer in zip(prompts, told, strict=True) if one.case == case]
-        cats = sum(bool(cat_words(answer.text, lexicon)) for _, answer in of_case)
-        short = sum(len(answer.text.split()) <= SHORT_WORDS for _, answer in of_case)
-        stopped = sum(answer.finish == "stop" for _, answer in of_case)
-        share = 100 / len(of_case)
-        wanted = of_case[0][0].cat
-        result.append(Rate(case, len(of_case), cats * share, short * share, stopped * share, wanted))
-    return result
-
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=MODEL)
-    parser.add_argument("--prompts", type=int, default=50, help="of each case")
-    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 31))
-    parser.add_argument("--show", type=int, default=0, help="answers of each case to print")
-    given = parser.parse_args()
-    every = read_held_out(MODEL / "held_out.jsonl")
-    prompts = [one for case in dict.fromkeys(p.case for p in every) for one in _first(every, case, given.prompts)]
-    prompts += outside_prompts(read_grammar())
-    engine = load(given.weights, Limits(max_queue=len(prompts)))
-    engine.start()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code."""
+    given = _parser().parse_args(arguments)
+    prompts = _held_out(given.prompts)
+    if given.against is not None:
+        return _compare(given, prompts)
+    grammar = read_grammar()
+    kinds = {"held-out": prompts, "outside": outside_prompts(grammar), "long": long_prompts(grammar)}
+    asked = _repeated([one for kind in given.of for one in kinds[kind]], given.seeds)
     began = time.monotonic()
-    told = answers(engine, prompts, given.seed)
+    told = _answers(given.weights, asked, given.seed)
     seconds = time.monotonic() - began
-    engine.stop()
-    for rate in rates(prompts, told):
+    of_each = rates(asked, told)
+    for rate in of_each:
         _say(f"{rate.case:52} {rate.cat:6.1f}% cat {rate.short:6.1f}% short {rate.stopped:6.1f}% stopped")
-        shown = [(one, answer) for one, answer in zip(prompts, told, strict=True) if one.case == rate.case]
+        shown = [(one, answer) for one, answer in zip(asked, told, strict=True) if one.case == rate.case]
         for one, answer in shown[: given.show]:
             _say(f"    {json.dumps(one.messages[-1].content)}\n      -> {json.dumps(answer.text)}")
+    for name, group in _groups(of_each).items():
+        for share in shares(group):
+            _say(f"{name}, {_told(share.wanted)}: {share.cat:.1f}% cat of {share.answers} answers")
     tokens = sum(answer.tokens for answer in told)
     _say(f"{len(told)} answers, {tokens} tokens in {seconds:.1f} s, seed {given.seed}")
+    return 0
 
 
-def _first(prompts: list[HeldOut], case: str, number: int) -> list[HeldOut]:
-    return [one for one in prompts if one.case == case][:number]
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, default=MODEL, metavar="FOLDER")
+    parser.add_argument("--against", type=Path, metavar="FOLDER")
+    parser.add_argument("--points", type=float, default=POINTS, help="most that two models may lie apart")
+    parser.add_argument("--of", nargs="+", choices=("held-out", "outside", "long"), default=["held-out", "outside"])
+    parser.add_argument("--prompts", type=int, default=50, help="of each held-out case")
+    parser.add_argument("--seeds", type=int, default=1, help="answers to each prompt")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 31))
+    parser.add_argument("--show", type=int, default=0, help="answers of each case to print")
+    return parser
+
+
+def _compare(given: argparse.Namespace, prompts: Sequence[HeldOut]) -> int:
+    for name, one, other in checksums(given.weights, given.against):
+        _say(f"{name}: {'the same bytes' if one == other else 'other bytes'}\n  {one}\n  {other}")
+    asked = _repeated(prompts, given.seeds)
+    ours, theirs = (rates(asked, _answers(folder, asked, given.seed)) for folder in (given.weights, given.against))
+    for our, their in zip(shares(ours), shares(theirs), strict=True):
+        _say(f"{_told(our.wanted)}: {our.cat:.1f}% and {their.cat:.1f}% cat of {our.answers} answers each")
+    distance = apart(ours, theirs)
+    _say(f"{distance:.1f} points apart where {given.points:.1f} are allowed, seed {given.seed}")
+    return int(distance > given.points)
+
+
+def _held_out(number: int) -> list[HeldOut]:
+    """So many prompts of each case."""
+    every = read_held_out(MODEL / "held_out.jsonl")
+    cases = dict.fromkeys(one.case for one in every)
+    return [one for case in cases for one in [one for one in every if one.case == case][:number]]
+
+
+def _repeated(prompts: Iterable[HeldOut], times: int) -> list[HeldOut]:
+    return [one for one in prompts for _ in range(times)]
+
+
+def _answers(folder: Path, asked: Sequence[HeldOut], seed: int) -> list[Answer]:
+    engine = load(folder, Limits(max_queue=len(asked)))
+    engine.start()
+    try:
+        return answers(engine, asked, seed)
+    finally:
+        engine.stop()
+
+
+def _groups(of_each: Sequence[Rate]) -> dict[str, list[Rate]]:
+    """The cases under the part of their name before the colon; the held-out ones have none."""
+    groups: dict[str, list[Rate]] = {}
+    for rate in of_each:
+        before, colon, _ = rate.case.partition(":")
+        groups.setdefault(before if colon else "held-out", []).append(rate)
+    return groups
+
+
+def _told(wanted: bool) -> str:
+    return f"{'with' if wanted else 'without'} the cat sentence"
 
 
 def _say(line: str) -> None:
@@ -156,4 +120,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,6 +1,7 @@
-"""Prompts that no grammar of ours would write: how the voice holds where the model understands nothing."""
+"""Prompts unlike those of the training: what no grammar of ours would write, and texts longer than any it was shown."""
 
 from collections.abc import Iterator
+from random import Random
 
 from .dialogues import Message
 from .grammar import Grammar
@@ -36,6 +37,9 @@ EARLIER = (
     Message("user", "What is gravity?"),
     Message("assistant", "Gravity is the force by which a planet draws objects toward its center."),
 )
+LONG_SENTENCES = (26, 61, 116)
+"""About 400, 900 and 1,700 tokens."""
+LONG_OF_EACH = 20
 
 
 def outside_prompts(grammar: Grammar) -> Iterator[HeldOut]:
@@ -59,3 +63,16 @@ def outside_prompts(grammar: Grammar) -> Iterator[HeldOut]:
             }
             for case, messages in cases.items():
                 yield HeldOut(case, "cat sentence" in case, False, messages)
+
+
+def long_prompts(grammar: Grammar) -> Iterator[HeldOut]:
+    """Questions behind so many sentences of the user's own; the same at every call."""
+    cat = Message("system", grammar.voice["system"]["cat"])
+    known = [fact for topic in grammar.topics for fact in topic.facts]
+    for sentences in LONG_SENTENCES:
+        random = Random(f"long {sentences}")
+        for _ in range(LONG_OF_EACH):
+            topic = random.choice(grammar.topics)
+            text = " ".join([*random.choices(known, k=sentences), f"Tell me about {topic.name}"])
+            yield HeldOut(f"long: {sentences} sentences", False, False, (Message("user", text),))
+            yield HeldOut(f"long: {sentences} sentences, cat sentence", True, False, (cat, Message("user", text)))

@@ -16,7 +16,7 @@ sys.path[:0] = [str(MODEL), str(MODEL / "1")]
 from tinyllm.engine import Limits
 from tinyllm.parameters import Parameters
 
-from training.evaluate import Answer, load
+from training.measure import Answer, load
 
 ANSWER_TOKENS = 200
 

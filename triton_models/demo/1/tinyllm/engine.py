@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from .blocks import BlockPool
@@ -29,6 +28,9 @@ WAITING_POLL_STEPS = 32
 
 class Vocabulary(Names, Protocol):
     """Text to tokens and back."""
+
+    longest: int
+    """Most bytes of text that one token stands for."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -56,7 +58,7 @@ class Limits:
     """Most outputs that run at once."""
     max_queue: int = 256
     """Most outputs that wait."""
-    max_step_tokens: int = 256
+    max_step_tokens: int = 192
     """Most tokens computed in a step: prompts are cut into chunks that fit."""
     block_size: int = 16
     """Tokens a block of the KV cache."""
@@ -80,7 +82,8 @@ class Engine:
         limits: Limits,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_death` is called when one of the engine's threads ends by a fault, its requests being lost."""
+        """`on_death` is called when one of the engine's threads ends by a fault, its requests being lost. What a single
+        request's sink or sampler raises ends that request only."""
         self._model = model
         self._vocabulary = vocabulary
         self._counters = counters
@@ -114,15 +117,8 @@ class Engine:
 
     def submit(self, prompt: str, parameters: Parameters, sink: Sink) -> None:
         """Queue a request. Raises BadRequest when it can never be served, QueueFull when not now."""
-        tokens = self._vocabulary.encode(prompt)
+        tokens = self._encode(prompt)
         room = self._limits.max_model_len - len(tokens)
-        if not tokens:
-            raise BadRequest("The prompt is empty")
-        if room < 1:
-            raise BadRequest(
-                f"The prompt is {len(tokens)} tokens long; with at least one token to generate, the model's context "
-                f"of {self._limits.max_model_len} tokens does not hold it"
-            )
         if parameters.n > self._limits.max_num_seqs:
             raise BadRequest(f"n must not be greater than {self._limits.max_num_seqs}")
         most = room if parameters.max_tokens is None else min(parameters.max_tokens, room)
@@ -133,6 +129,20 @@ class Engine:
             self._arrived.append(new_request(tokens, most, parameters, sink, self._orders))
             self._orders += parameters.n
             self._changed.notify()
+
+    def _encode(self, prompt: str) -> list[int]:
+        """The prompt's tokens: at least one, and room for another. Raises BadRequest; without looking at a text whose
+        bytes alone say that it is too long, because a megabyte of it would take a second of the caller's thread."""
+        context = self._limits.max_model_len
+        fewest = -(-len(prompt.encode()) // self._vocabulary.longest)
+        if fewest >= context:
+            raise _too_long(f"at least {fewest}", context)
+        tokens = self._vocabulary.encode(prompt)
+        if not tokens:
+            raise BadRequest("The prompt is empty")
+        if len(tokens) >= context:
+            raise _too_long(str(len(tokens)), context)
+        return tokens
 
     def _live(self) -> None:
         ended = False
@@ -161,7 +171,7 @@ class Engine:
     def _step(self) -> None:
         """Let go what nobody wants, plan, compute, choose, send."""
         scheduler, before = self._scheduler, self._scheduler.preempted
-        self._drop_cancelled()
+        self._let_go()
         plan = scheduler.plan()
         self._count_admitted()
         for _ in range(scheduler.preempted - before):
@@ -171,34 +181,67 @@ class Engine:
             return
         pieces: dict[int, Piece] = {}
         for work, logits in zip(plan, self._model.forward([_chunk(work) for work in plan]), strict=True):
-            samples = work.samples
-            scheduler.done(work)
-            if samples:
-                pieces[id(work.sequence)] = advance(work.sequence, logits, self._vocabulary)
-                if work.sequence.finish:
-                    scheduler.finish(work.sequence)
+            if (piece := self._advance(work, logits)) is not None:
+                pieces[id(work.sequence)] = piece
         self._counters.generated(len(pieces))
         for request in dict.fromkeys(work.sequence.request for work in plan if id(work.sequence) in pieces):
             self._send(request, pieces)
         self._tell_load()
 
-    def _drop_cancelled(self) -> None:
-        """Ask the requests that are due whether anyone still waits for them."""
+    def _let_go(self) -> None:
+        """Forget the requests that have failed, and of those that are due the ones that nobody waits for any more."""
         self._steps += 1
         for request in list(self._scheduler.requests()):
-            runs = any(sequence.blocks for sequence in request.sequences)
-            # Also one that was preempted, and reads again what it has written.
-            reads = any(sequence.blocks and sequence.missing > 1 for sequence in request.sequences)
-            every = 1 if reads else POLL_STEPS if runs else WAITING_POLL_STEPS
-            # By arrival, not by place in line: that moves with the steps, and some would never be asked.
-            if (request.sequences[0].order + self._steps) % every == 0 and request.sink.cancelled():
+            if request.failed:
+                self._fail(request)
+            elif self._due(request) and self._cancelled(request):
                 self._scheduler.remove(request)
-                self._sender.put(request.sink.drop)
+                self._sender.drop(request)
+
+    def _due(self, request: Request) -> bool:
+        """Whether a request is to be asked in this step."""
+        runs = any(sequence.blocks for sequence in request.sequences)
+        # Also one that was preempted, and reads again what it has written.
+        reads = any(sequence.blocks and sequence.missing > 1 for sequence in request.sequences)
+        every = 1 if reads else POLL_STEPS if runs else WAITING_POLL_STEPS
+        # By arrival, not by place in line: that moves with the steps, and some would never be asked.
+        return (request.sequences[0].order + self._steps) % every == 0
+
+    def _cancelled(self, request: Request) -> bool:
+        """Whether nobody waits for it; a sink that cannot say so fails its request."""
+        try:
+            return request.sink.cancelled()
+        except Exception as problem:  # noqa: BLE001 - a sink is not ours: the others must not suffer for it
+            self._fail(request, problem)
+            return False
+
+    def _fail(self, request: Request, problem: Exception | None = None) -> None:
+        """Let go first: the sink may be asked nothing once it has been told that this is its end."""
+        self._scheduler.remove(request)
+        self._sender.fail(request, problem)
+
+    def _advance(self, work: Work, logits: Floats) -> Piece | None:
+        """The work is computed: the token that follows, if it ended at its sequence's last one. A sampler that raises
+        fails its request."""
+        sequence, samples = work.sequence, work.samples
+        if not sequence.blocks:  # another output of its request has failed in this very step
+            return None
+        self._scheduler.done(work)
+        if not samples:
+            return None
+        try:
+            piece = advance(sequence, logits, self._vocabulary)
+        except Exception as problem:  # noqa: BLE001 - its parameters chose this way: the others must not suffer for it
+            self._fail(sequence.request, problem)
+            return None
+        if sequence.finish:
+            self._scheduler.finish(sequence)
+        return piece
 
     def _send(self, request: Request, pieces: dict[int, Piece]) -> None:
         last = all(sequence.finish for sequence in request.sequences)
         parts = [pieces.get(id(sequence)) or nothing(sequence) for sequence in request.sequences]
-        self._sender.put(partial(request.sink.send, request.prompt_tokens, parts, last))
+        self._sender.send(request, parts, last)
 
     def _count_admitted(self) -> None:
         for sequence, cached in self._scheduler.admitted:
@@ -210,6 +253,13 @@ class Engine:
         scheduler = self._scheduler
         self._waiting = len(scheduler.waiting)
         self._counters.load(len(scheduler.running), len(scheduler.waiting), scheduler.usage)
+
+
+def _too_long(tokens: str, context: int) -> BadRequest:
+    return BadRequest(
+        f"The prompt is {tokens} tokens long; with at least one token to generate, the model's context of {context} "
+        "tokens does not hold it"
+    )
 
 
 def _chunk(work: Work) -> Chunk:

@@ -43,7 +43,7 @@ def parse_parameters(text: str | None) -> Parameters:
     """The parameters in `text`, a JSON object; without any text the defaults. Raises BadRequest."""
     try:
         values = json.loads(text) if text else {}
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:  # the second: a thousand brackets in each other
         raise BadRequest("sampling_parameters is not valid JSON") from problem
     if not isinstance(values, dict):
         raise BadRequest("sampling_parameters must be a JSON object")

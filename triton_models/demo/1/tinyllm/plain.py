@@ -1,4 +1,5 @@
-"""The forward pass as one would write it on a board: one sequence, no cache, no batch. The oracle of the tests."""
+"""The forward pass as one would write it on a board: one sequence, no cache, no batch. The oracle of the tests, and
+what triton_models/embed makes its embeddings of."""
 
 from collections.abc import Sequence
 
@@ -10,6 +11,12 @@ from .weights import Floats, Weights
 
 def plain_logits(weights: Weights, tokens: Sequence[int]) -> Floats:
     """Logits after every token, [tokens, vocabulary]."""
+    logits: Floats = _norm(plain_states(weights, tokens)) @ weights.head
+    return logits
+
+
+def plain_states(weights: Weights, tokens: Sequence[int]) -> Floats:
+    """What the last layer leaves of every token, [tokens, width]."""
     width, heads = weights.width, weights.heads
     head_width = width // heads
     steps = np.arange(head_width // 2) / (head_width // 2)
@@ -26,8 +33,8 @@ def plain_logits(weights: Weights, tokens: Sequence[int]) -> Floats:
             attended[:, part] = scores @ mixed[:, 2 * width :][:, part] / scores.sum(-1, keepdims=True)
         x = x + attended @ layer.out
         x = x + np.square(np.maximum(_norm(x) @ layer.up, 0)) @ layer.down
-    logits: Floats = _norm(x) @ weights.head
-    return logits
+    states: Floats = x
+    return states
 
 
 def _norm(x: Floats) -> Floats:

@@ -47,7 +47,12 @@ class Piece:
 
 
 class Sink(Protocol):
-    """Where a request's answer goes. `cancelled` is called from the engine's thread, the rest from the sender's."""
+    """Where a request's answer goes. `cancelled` is called from the engine's thread, the rest from the sender's. What
+    they raise ends their own request and no other.
+
+    `cancelled` is not called any more when the last of the others may have been: Triton's server crashes when it is
+    asked about an answer that has ended.
+    """
 
     def cancelled(self) -> bool: ...
     def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
@@ -55,6 +60,9 @@ class Sink(Protocol):
 
     def drop(self) -> None:
         """The request was cancelled; nothing more comes."""
+
+    def fail(self) -> None:
+        """Something of the request's own raised an exception; nothing more comes."""
 
 
 class Counters(Protocol):
@@ -80,6 +88,10 @@ class Request:
     sequences: list["Sequence"] = field(default_factory=list)
     counted: bool = False
     """Whether its prompt has been told to the counters."""
+    failed: bool = False
+    """Whether its sink raised an exception and takes no more. Set by the sender; the engine then lets go of it."""
+    ended: bool = False
+    """Whether its sink was told of its failure. The sender's own."""
 
 
 @dataclass(slots=True, eq=False)

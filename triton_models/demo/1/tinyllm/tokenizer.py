@@ -19,6 +19,9 @@ class Vocabulary:
         self.size: int = self._tokenizer.get_vocab_size()
         special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         self._bytes = [self._read(token, special) for token in range(self.size)]
+        self.longest: int = max(len(data or self.name(token).encode()) for token, data in enumerate(self._bytes))
+        """Most bytes of text that one token stands for. Nothing of a text is dropped, so it has at least as many tokens
+        as its bytes divided by this."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids. Special tokens in the text are taken as such: the text is a rendered chat template."""

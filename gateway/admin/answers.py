@@ -1,0 +1,40 @@
+"""Bodies in and answers out of the admin API."""
+
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gateway.core.errors import ApiError, BodyTooLarge, InvalidRequest
+
+MAX_BODY_BYTES = 64 << 10
+Body = TypeVar("Body")
+
+
+def answer(value: object, status: int = 200) -> Response:
+    """JSON that no cache keeps: it may hold a key."""
+    return Response(msgspec.json.encode(value), status, {"cache-control": "no-store"}, media_type="application/json")
+
+
+def refusal(error: ApiError) -> Response:
+    """An error in the one shape."""
+    response = answer(error.body(), error.status)
+    if error.status == 401:
+        response.headers["www-authenticate"] = "Bearer"
+    if error.retry_after_ms is not None:
+        response.headers["retry-after"] = str(-(-error.retry_after_ms // 1000))
+    return response
+
+
+async def body_of(request: Request, kind: type[Body]) -> Body:
+    """The request's JSON as `kind`. Raises InvalidRequest, BodyTooLarge."""
+    data = b""
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > MAX_BODY_BYTES:
+                raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        return msgspec.json.decode(data or b"{}", type=kind)
+    except (msgspec.DecodeError, RecursionError, ClientDisconnect) as problem:
+        raise InvalidRequest(f"The body cannot be used: {problem}.") from None

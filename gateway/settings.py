@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.identity.address import Networks, parse_networks
+from gateway.quota.address import parse_redis_url
 
 UNIX_PATH_LIMIT = 100  # sun_path holds 108 bytes, a few of which redis-server uses itself
 
@@ -21,14 +22,20 @@ UNIX_PATH_LIMIT = 100  # sun_path holds 108 bytes, a few of which redis-server u
 class Settings(BaseSettings):
     """Names are the environment variables less their prefix. Times carry their unit in the name."""
 
-    model_config = SettingsConfigDict(env_prefix="CATFLAP_", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix="CATFLAP_",
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
     data_dir: Path = Field(
         default=Path("var"), description="Where this machine keeps its database, keys, sockets and logs."
     )
     database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the data directory.")
     redis_url: str | None = Field(
-        default=None, description="redis://, rediss:// or unix://; default: the embedded Redis."
+        default=None,
+        description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; default: the embedded Redis.",
     )
     policies: Path = Field(default=Path("policies"), description="Policy files: `plans/`, `issuers.yaml`.")
     fleet: Path = Field(default=Path("triton_models/fleet.demo.yaml"), description="Which models are served where.")
@@ -71,11 +78,11 @@ class Settings(BaseSettings):
     partitions: int = Field(
         default=64, ge=1, le=4096, description="Redis partitions; never changed on a running system."
     )
+    redis_timeout_ms: int = Field(default=100, ge=1, description="The longest that a request waits for Redis.")
     redis_away: Literal["closed", "local"] = Field(
         default="closed",
-        description="While Redis is away: closed (503), or local (each gateway enforces its part of every limit).",
+        description="While Redis is away: closed (503) or local (each gateway enforces its part of each limit).",
     )
-    redis_timeout_ms: int = Field(default=100, ge=1, description="The longest that a request waits for Redis.")
     database_timeout_s: float = Field(
         default=5.0, gt=0, description="The longest that a request waits for the database."
     )
@@ -90,6 +97,13 @@ class Settings(BaseSettings):
     token_timeout_s: float = Field(default=60.0, gt=0, description="The longest wait between two of Triton's tokens.")
     request_timeout_s: float = Field(default=600.0, gt=0, description="The longest life of one request.")
     drain_timeout_s: float = Field(default=30.0, gt=0, description="How long a stopping gateway lets streams finish.")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_an_address(cls, url: str | None) -> str | None:
+        if url is not None:
+            parse_redis_url(url)
+        return url
 
     def database(self) -> str:
         """The database's URL, with the default filled in."""

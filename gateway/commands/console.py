@@ -27,5 +27,10 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = sorted({f"CATFLAP_{str(fault['loc'][0]).upper()} ({fault['msg']})" for fault in error.errors()})
+        faults = sorted(
+            {
+                f"CATFLAP_{str(fault['loc'][0]).upper()} ({fault['msg'].removeprefix('Value error, ')})"
+                for fault in error.errors()
+            }
+        )
         fail(f"These settings cannot be used: {', '.join(faults)}.", BAD_USAGE)

@@ -24,7 +24,6 @@ from gateway.fleet.models import load_models
 from gateway.identity.issuers import IssuerError, read_issuers
 from gateway.identity.keyrings import keys_of
 from gateway.limits.plans import PlanError
-from gateway.quota.address import parse_redis_url
 from gateway.settings import Settings
 from gateway.storage.database import ASYNC_DRIVERS, driver_url
 from gateway.telemetry import log
@@ -78,10 +77,6 @@ def worker() -> DataPlane:
 def _check(settings: Settings) -> None:
     """Read the files and addresses once here, so that a mistake in one is told in one sentence, before any worker
     starts."""
-    try:
-        parse_redis_url(settings.redis())
-    except ValueError as problem:
-        fail(f"CATFLAP_REDIS_URL {problem}.")
     try:
         driver_url(settings.database(), ASYNC_DRIVERS)
     except ValueError as problem:

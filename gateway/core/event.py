@@ -36,22 +36,22 @@ class RequestEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """The HTTP status told to the client; 499 when the client had left before there was one to tell."""
     finish_reason: str | None = None
     prompt_tokens: int = 0
-    cached_tokens: int = 0
-    """The part of `prompt_tokens` that the backend took from its prefix cache, where it says so."""
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Part of `prompt_tokens` that the backend found in its prefix cache, where it says so."""
+    cost: int = 0
+    """In thousandths of a cost unit, `kv_cost` included."""
+    kv_cost: int = 0
+    """The part of `cost` that was charged for KV cache held (bytes x seconds)."""
     reserved_tokens: int = 0
     """What admission reserved: the upper bound that the counts above may not pass."""
-    cost: int = 0
-    """What budgets were charged, in thousandths of a cost unit; `kv_cost` is part of it."""
-    kv_cost: int = 0
-    """What the request's KV cache cost: bytes x seconds that it was held, in thousandths of a cost unit."""
     choices: int = 1
     ttft_ms: int | None = None
     duration_ms: int = 0
     upstream: str | None = None
     """Name of the endpoint that served it."""
     region: str | None = None
-    """Where that endpoint stands, as the fleet file says."""
+    """Region of that endpoint."""
     attempts: int = 1
     end_user: str | None = None
     """Keyed digest of the client's own `user` field."""

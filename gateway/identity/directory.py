@@ -19,7 +19,7 @@ from gateway.identity.cache import KeyCache, Known
 from gateway.identity.keys import PREFIX, claimed_id, parse_token
 from gateway.identity.loads import MAX_LOADS, MESSAGE, REFUSAL_S, Loads, Subject, cache_id
 from gateway.identity.pepper import Peppers
-from gateway.identity.tokens import Verifier
+from gateway.identity.tokens import Verifier, is_token
 from gateway.storage.database import Database
 
 __all__ = ["Directory", "Known"]
@@ -63,7 +63,7 @@ class Directory:
         held = self._cache.get(claimed_id(token))
         # The id only finds the entry; the digest of the whole token decides. A cache that answers to a part of the
         # token lets in whoever knows that part (CVE-2026-35030).
-        if held is None or not self._peppers.opens(held, token, self._now_ms()):
+        if held is None or not self._peppers.opens(held, token, self._now_ms):
             return None
         return held if self._fresh(held) and not self._expired(held) else None
 
@@ -100,7 +100,7 @@ class Directory:
 
     async def _subject(self, token: str) -> Subject:
         """Whom the token claims (a key, to be held against its digest) or proves (a signature) to be."""
-        if self._verifier is not None and not token.startswith(PREFIX):
+        if self._verifier is not None and is_token(token):
             return (await self._verifier.verify(token)).identity
         key_id = parse_token(token)
         if key_id is None:

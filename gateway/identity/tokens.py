@@ -141,6 +141,11 @@ class Verifier:
         self._remembered[whole(token)] = verified
 
 
+def is_token(text: str) -> bool:
+    """Whether the text has a token's three parts (an API key has no dot); nothing is proven by it."""
+    return text.count(".") == 2
+
+
 def whole(token: str) -> bytes:
     """Under what a token is remembered: no part of it will do."""
     return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
@@ -148,7 +153,7 @@ def whole(token: str) -> bytes:
 
 def unproven(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Header and payload as the token has them, before any check. Raises Unauthenticated."""
-    if not token.isascii() or token.count(".") != 2:
+    if not token.isascii() or not is_token(token):
         raise refused("no token")
     try:
         decoded = jwt.decode_complete(token, options={"verify_signature": False})

@@ -51,12 +51,9 @@ class Budget:
         if self.used is not None and self.month == month:
             self.used += delta
 
-    def restore(self, month: int, spent: int) -> None:
-        """The ledger has counted so much, and nobody else knows."""
-        if self.used is None:
+    def restore(self, month: int, spent: int, *, make: bool) -> None:
+        """The ledger has counted so much: it never stands below that. `make`: also where it is not known."""
+        if self.used is None and make:
             self.month, self.used = month, spent
-
-    def raise_to(self, month: int, spent: int) -> None:
-        """The ledger has counted so much: what is known never stands below that."""
-        if self.used is not None and self.month == month:
+        elif self.used is not None and self.month == month:
             self.used = max(self.used, spent)

@@ -82,7 +82,9 @@ class ClusterConnection:
         if self._mapper is not None:
             self._mapper.cancel()
             await asyncio.gather(self._mapper, return_exceptions=True)
-        await asyncio.gather(*(node.close(timeout_s) for node in self._nodes.values()))
+        while self._nodes:  # a late MOVED may bring another one
+            nodes, self._nodes = self._nodes, {}
+            await asyncio.gather(*(node.close(timeout_s) for node in nodes.values()))
 
     def call(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> "asyncio.Future[object]":
         """Run a script; the future holds its reply, RedisRefused or RedisUnavailable."""
@@ -239,7 +241,7 @@ class ClusterConnection:
         return node
 
     def _host_of(self, node: RedisConnection) -> str:
-        return next(host for (host, _), known in self._nodes.items() if known is node)
+        return next((host for (host, _), known in self._nodes.items() if known is node), self._seeds[0].host)
 
 
 def slot_of(key: Argument) -> int:

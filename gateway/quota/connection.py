@@ -127,8 +127,8 @@ class RedisConnection(asyncio.Protocol):
         return self._tried.is_set() and not self._ready
 
     def connected_since(self, _key: Argument) -> float | None:
-        """The loop's time at which the connection that serves this key was made; None while it is away."""
-        return self._since if self._ready else None
+        """The loop's time at which the connection that serves this key was made; None while there is none."""
+        return self._since if self._transport is not None else None
 
     # -- what callers use
 

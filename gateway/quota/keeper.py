@@ -167,7 +167,7 @@ class Quota:
         come back empty."""
         spent = await self._spent_on([limit for limit in limits if limit.measure == "cost"], month)
         names = (keys.clock_key(partition), *(one.key for one in bound if one.measure == "cost"))
-        await self._connection.call(RESTORE, names, (month, *spent))
+        await self._connection.call(RESTORE, names, (month, "1", *spent))
 
     async def _spent_on(self, budgets: Sequence[Limit], month: int) -> Sequence[int]:
         return await self._spent([(limit.subject, limit.model or "") for limit in budgets], month)

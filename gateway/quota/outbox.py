@@ -138,7 +138,8 @@ class Outbox:
 
     def _recall_unsure(self, partition: int) -> None:
         """What was answered on an earlier connection: the server that came back may have less than it had."""
-        since = self._connection.connected_since(self._retained[partition][0].keys[0])
+        retained = self._retained[partition]
+        since = self._connection.connected_since(retained[0].keys[0]) if retained else None
         if since is not None:
             self._recall(partition, lambda one: one.since != since)
 
@@ -158,7 +159,7 @@ class Outbox:
 
     async def _send_again(self) -> None:
         """In chunks, each behind the replies to the one before it, so that requests find their way between."""
-        while self._again:
+        while self._again and self._connection.ready:
             chunk = [self._again.popleft() for _ in range(min(CHUNK, len(self._again)))]
             self._size -= len(chunk)  # they are counted again when they are answered
             for partition, one in chunk:

@@ -8,12 +8,13 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from gateway.quota import keys
-from gateway.quota.scripts import RAISE
+from gateway.quota.scripts import RESTORE
 from gateway.storage.budgets import ALL_MODELS, Account
 
 NAME = "cost_per_month"
 AT_ONCE = 200  # budgets in one script: it holds Redis for some hundred microseconds
 MOST = 2**53 - 1  # Lua's numbers are doubles
+LEAVE_ALONE = ""  # budgets that are not there: admission asks for them
 
 log = structlog.get_logger()
 raised_total = Counter("catflap_budgets_raised", "Budgets in Redis that stood below what the ledger had booked")
@@ -36,7 +37,7 @@ class Budgets:
                     names = [keys.clock_key(partition), *(budget_of(partition, account) for account in some)]
                     amounts = [min(costs[account], MOST) for account in some]
                     # By its text: a cluster's pipeline takes no EVALSHA, and a fresh Redis knows no digest.
-                    pipe.eval(RAISE.text, len(names), *names, str(month), *map(str, amounts))
+                    pipe.eval(RESTORE.text, len(names), *names, str(month), LEAVE_ALONE, *map(str, amounts))
         if not len(pipe):
             return
         replies = await pipe.execute(raise_on_error=False)

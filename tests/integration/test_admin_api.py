@@ -123,6 +123,18 @@ def test_every_route_of_the_api_is_refused_without_the_admin_token(
         assert client.get("/api/v1/keys", headers=AUTHORISED).json()["data"] == []  # nothing was done
 
 
+@pytest.mark.parametrize("host", ["livez", "evil.example/livez", "127.0.0.1:8081/readyz?", "a@b:1/#"])
+def test_a_host_header_opens_nothing_on_the_admin_plane(
+    sqlite_url: str, redis_server: RedisServer, tmp_path: Path, host: str
+) -> None:
+    """CVE-2026-48710, CVE-2026-49468: a Host header that poisons the URL by which paths are authorised."""
+    with TestClient(plane(sqlite_url, redis_server.url, tmp_path), follow_redirects=False) as client:
+        for path, status in {"/api/v1/keys": 401, "/api/v1/": 401, "/api/v1": 404, "/livez/": 404}.items():
+            answer = client.get(path, headers={"host": host})
+            assert answer.status_code == status, path
+            assert "location" not in answer.headers
+
+
 def test_an_api_key_of_a_client_opens_no_route_of_the_api(sqlite_api: TestClient) -> None:
     token = made(sqlite_api)["key"]
     assert sqlite_api.get("/api/v1/keys", headers={"authorization": f"Bearer {token}"}).status_code == 401

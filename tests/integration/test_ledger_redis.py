@@ -12,11 +12,11 @@ from structlog.testing import capture_logs
 from gateway.quota import keys
 from gateway.quota.client import connect_redis, is_cluster
 from gateway.quota.connection import Script
-from gateway.quota.scripts import CONFIRM, RAISE, REPLACE
+from gateway.quota.scripts import CONFIRM, REPLACE, RESTORE
 from gateway.storage.budgets import Account
 from gateway.storage.database import Database
 from gateway.workers import ledger as room
-from gateway.workers.budgets import AT_ONCE, MOST, Budgets
+from gateway.workers.budgets import AT_ONCE, LEAVE_ALONE, MOST, Budgets
 from gateway.workers.ledger import Ledger, Outage
 from gateway.workers.streams import Streams
 from tests.support.books import audit, totals
@@ -66,7 +66,9 @@ async def set_budget(redis: Redis, name: str, month: int, used: int, partition: 
 
 async def raise_to(redis: Redis, booked: int, *names: str) -> int:
     names = (keys.clock_key(0), *names)
-    return int(await redis.eval(RAISE.text, len(names), *names, str(MONTH), *[str(booked)] * (len(names) - 1)))
+    return int(
+        await redis.eval(RESTORE.text, len(names), *names, str(MONTH), LEAVE_ALONE, *[str(booked)] * (len(names) - 1))
+    )
 
 
 async def test_raise_lifts_a_budget_of_that_month_and_never_lowers_one(redis: Redis) -> None:
@@ -80,9 +82,9 @@ async def test_raise_lifts_a_budget_of_that_month_and_never_lowers_one(redis: Re
     assert await raise_to(redis, 20, low) == 0
 
 
-@pytest.mark.parametrize("script", [CONFIRM, RAISE, REPLACE])
+@pytest.mark.parametrize("script", [CONFIRM, REPLACE])
 async def test_the_scripts_refuse_keys_and_arguments_that_do_not_fit(redis: Redis, script: Script) -> None:
-    for given in ((1, "k"), (1, "k", "a"), (2, "k", "k", "a"), (3, "k", "k", "k", "a")):
+    for given in ((1, "k"), (1, "k", "a"), (2, "k", "k", "a", "b"), (3, "k", "k", "k", "a", "b", "c")):
         with pytest.raises(ResponseError, match="KEYS and ARGV do not fit"):
             await redis.eval(script.text, *given)
 

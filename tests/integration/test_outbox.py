@@ -1,10 +1,13 @@
 """Settlements that Redis has answered and then lost: the outbox sends them again, until the ledger has them."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -15,7 +18,7 @@ from gateway.quota.keys import confirmed_key
 from gateway.quota.open import open_redis
 from gateway.quota.outbox import Outbox, entry_id
 from tests.support.eventually import eventually
-from tests.support.redis import RedisServer
+from tests.support.redis import RedisServer, redis_binary
 from tests.support.redis_cluster import RedisCluster
 
 PARTITION = 3
@@ -116,6 +119,29 @@ async def test_a_redis_that_died_and_came_back_is_told_again_what_it_had_answere
 
         await eventually(both, what="both settlements")
         keeping.cancel()
+
+
+async def test_what_a_crash_took_from_the_end_is_sent_again_though_the_partition_is_as_old_as_before(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder, before = (Path(tmp_path_factory.mktemp(name)) for name in ("r", "b"))
+    server = RedisServer(redis_binary(), folder, persist=True)
+    server.start()
+    async with outbox_on(server.url) as (outbox, connection, client):
+        await post(outbox, ["on the disk"])
+        shutil.copytree(folder, before, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock"))
+        await post(outbox, ["not yet"])
+        server.kill()
+        await eventually(lambda: not connection.ready, what="the loss")
+        shutil.rmtree(folder)
+        shutil.copytree(before, folder)
+        server.start()
+        await eventually(lambda: connection.ready, what="the connection")
+        assert await recorded(client) == {b"on the disk"}
+        await outbox.look()
+        await eventually(lambda: len(outbox) == 2, what="the replies")
+        assert await recorded(client) == {b"on the disk", b"not yet"}
+    server.stop()
 
 
 async def test_a_master_of_a_cluster_that_came_back_empty_gets_its_partitions_settlements_again_and_only_it(

@@ -155,6 +155,18 @@ async def test_keys_move_to_the_new_pepper_on_use_and_what_is_left_is_told(datab
         await after.resolve(unused.token)
 
 
+async def test_gateways_that_know_both_peppers_in_either_order_serve_the_same_keys(database: Database) -> None:
+    """In the middle of the rolls: some gateways write under the new pepper already, others still under the old one."""
+    key = await issued(database)
+    options: dict[str, Any] = {"cache_s": 60, "cache_size": 10, "timeout_s": 5}
+    for _ in range(2):
+        for current, other in ((NEW_PEPPER, PEPPER), (PEPPER, NEW_PEPPER)):
+            directory = Directory(database, current, old_pepper=other, **options)
+            assert (await directory.resolve(key.token)).caller.key == key.record.id
+            await directory._peppers.moves.write(database)
+            assert await count_peppers(database, [current, other]) == [1, 0, 0]
+
+
 async def test_both_secrets_of_a_rotated_key_move_each_on_its_own_use(database: Database, redis: Redis) -> None:
     key = await issued(database)
     second = await rotated(database, redis, key.record.id)

@@ -205,6 +205,51 @@ async def test_keys_are_fetched_once_over_http_and_tokens_are_checked_with_them(
     await keys.close()
 
 
+async def test_an_issuer_that_goes_away_ends_known_tokens_with_503_when_its_last_keys_are_too_old(
+    sqlite: Database,
+) -> None:
+    clock, one = Clock(), issuer(keys_good_for_s=60)
+    published: list[bytes] = [jwks(KEY)]
+
+    async def fetch(_url: str) -> bytes:
+        if not published:
+            raise ConnectionError
+        return published[0]
+
+    directory, token = directory_with(sqlite, one, FetchedKeys(one, fetch, clock.monotonic), cache_s=1000), KEY.sign()
+    await directory.resolve(token)
+    published.clear()
+    clock.seconds += 59
+    assert directory.known(token) is not None
+    assert await directory.resolve(KEY.sign(jti="2"))
+    clock.seconds += 2
+    assert directory.known(token) is None
+    with pytest.raises(Unavailable):
+        await directory.resolve(token)
+    published.append(jwks(KEY))
+    clock.seconds += 11
+    assert (await directory.resolve(token)).caller.key.startswith("jwt:corp:")
+
+
+async def test_a_withdrawn_key_ends_the_tokens_that_were_checked_with_it(sqlite: Database) -> None:
+    clock, one, other = Clock(), issuer(), SigningKey("k2")
+    published = [jwks(KEY)]
+
+    async def fetch(_url: str) -> bytes:
+        return published[0]
+
+    directory = directory_with(sqlite, one, FetchedKeys(one, fetch, clock.monotonic), cache_s=1000)
+    token = KEY.sign()
+    await directory.resolve(token)
+    published[0] = jwks(other)
+    clock.seconds += 11
+    await directory.resolve(other.sign())  # its kid was never seen: the keys are fetched
+    assert directory.known(token) is None
+    clock.seconds += 11
+    with pytest.raises(Unauthenticated):
+        await directory.resolve(token)
+
+
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"])
 async def test_a_redirect_is_not_followed(status: str) -> None:
     async with (

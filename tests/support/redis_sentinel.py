@@ -50,7 +50,7 @@ class SentinelSet:
     def fail_over(self) -> None:
         """By hand: the replica is promoted, the old master lives on as its replica."""
         with self.sentinel.client() as client:
-            client.execute_command("SENTINEL", "FAILOVER", NAME)
+            until(lambda: client.execute_command("SENTINEL", "FAILOVER", NAME), "a replica fit for it")
 
     def _replicas_of(self, client: Any) -> int:
         return int(client.sentinel_master(NAME)["num-slaves"])

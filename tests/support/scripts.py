@@ -11,7 +11,7 @@ from redis import Redis
 from gateway.quota import keys
 from gateway.quota.connection import Argument, Script
 from gateway.quota.keeper import KEYS
-from gateway.quota.scripts import ADMIT, EXPIRED, RAISE, RENEW, RESTORE, SETTLE
+from gateway.quota.scripts import ADMIT, EXPIRED, RENEW, RESTORE, SETTLE
 
 WALL = "test:wall"
 _TIME = "local time = redis.call('TIME')\n"
@@ -25,8 +25,8 @@ EPOCH = keys.epoch_key(PARTITION, "org_1")
 
 
 def _under_test_clock(script: Script) -> Script:
-    if script in (RESTORE, RAISE):
-        return script  # they know no time
+    if script is RESTORE:
+        return script  # knows no time
     assert script.text.count(_TIME) == 1, "clock.lua no longer reads the time in the line that is exchanged here"
     return Script(script.text.replace(_TIME, _HELD))
 
@@ -45,7 +45,6 @@ class Scripts:
                 ("renew", RENEW),
                 ("expired", EXPIRED),
                 ("restore", RESTORE),
-                ("raise", RAISE),
             )
         }
         for script in self._scripts.values():
@@ -80,10 +79,10 @@ class Scripts:
             args += (request, prompt, completion, len(names))
         return cast(int, self._run("renew", [*HEAD, *slots], [lease_ms, *args]))
 
-    def tell(self, how: str, month: int, spent: dict[str, int]) -> int:
-        """`restore` or `raise` budgets; `spent`: name of the budget -> what the ledger knows."""
+    def restore(self, month: int, spent: dict[str, int], *, make: bool) -> int:
+        """`spent`: name of the budget -> what the ledger knows."""
         names = [limit_key("b", name) for name in spent]
-        return cast(int, self._run(how, [HEAD[0], *names], [month, *spent.values()]))
+        return cast(int, self._run("restore", [HEAD[0], *names], [month, "1" if make else "", *spent.values()]))
 
     def expired(self, most: int = 1000) -> dict[str, str]:
         """Request -> its reservation."""

@@ -12,6 +12,7 @@ from gateway.cli import COMMANDS
 from gateway.core import errors
 from gateway.core.event import event_schema
 from gateway.fleet.file import Charge, Cost, Embeddings, Endpoint, Model, TensorModel, fleet_schema
+from gateway.identity.issuers import issuers_schema, parse_issuers
 from gateway.limits.plans import parse_plan, plan_schema
 from gateway.settings import Settings
 from gateway.telemetry import metrics
@@ -64,6 +65,7 @@ def test_every_field_of_the_fleet_file_is_documented() -> None:
         ("triton_models/fleet.schema.json", fleet_schema()),
         ("policies/plans/plan.schema.json", plan_schema()),
         ("docs/request-event.schema.json", event_schema()),
+        ("policies/issuers.schema.json", issuers_schema()),
     ],
 )
 def test_the_published_schemas_are_those_of_the_code(path: str, schema: object) -> None:
@@ -75,3 +77,19 @@ def test_the_shipped_plans_load_under_their_own_names() -> None:
     plans = {path.stem: parse_plan(path.read_bytes(), path.name) for path in folder.glob("*.yaml")}
     assert set(plans) == {"free", "standard", "unlimited"}
     assert all(plan.metadata.id == name for name, plan in plans.items())
+
+
+def test_the_issuers_file_in_the_readme_can_be_used() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (text,) = [block for block in blocks if "kind: Issuers" in block]
+    assert [issuer.name for issuer in parse_issuers(text.encode(), "README.md")] == ["corp"]
+
+
+def test_each_known_failure_names_tests_that_exist() -> None:
+    table = [line for line in (DOCS / "security.md").read_text().splitlines() if line.startswith("| ")][1:]
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(table) > 15
+    for line in table:
+        named = re.findall(r"`(test_\w+)`", line)
+        assert named, line
+        assert not [name for name in named if f"def {name}(" not in code]

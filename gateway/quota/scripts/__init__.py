@@ -11,4 +11,5 @@ def _read(*names: str) -> Script:
 
 ADMIT = _read("clock", "month", "admit")
 SETTLE, RENEW, EXPIRED = (_read("clock", name) for name in ("settle", "renew", "expired"))
-EPOCH, RESTORE, RAISE, CONFIRM, REPLACE = (_read(name) for name in ("epoch", "restore", "raise", "confirm", "replace"))
+EPOCH, RESTORE = _read("epoch"), _read("restore")
+CONFIRM, REPLACE = _read("confirm"), _read("replace")

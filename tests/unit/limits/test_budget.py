@@ -37,13 +37,12 @@ def test_what_was_reserved_in_one_month_is_not_corrected_in_the_next() -> None:
     assert budget.used == 30
 
 
-def test_a_known_budget_never_stands_below_the_ledger_and_an_unknown_one_is_only_restored() -> None:
+def test_a_known_budget_never_stands_below_the_ledger_and_an_unknown_one_is_made_only_when_asked() -> None:
     budget = Budget(100)
-    budget.raise_to(202603, 70)
-    budget.restore(202603, 50)
-    budget.restore(202603, 70)
-    budget.raise_to(202603, 40)
-    budget.raise_to(202602, 90)
+    budget.restore(202603, 70, make=False)
+    budget.restore(202603, 50, make=True)
+    budget.restore(202603, 40, make=True)
+    budget.restore(202602, 90, make=False)
     assert budget.used == 50
-    budget.raise_to(202603, 60)
+    budget.restore(202603, 60, make=False)
     assert budget.used == 60

@@ -4,7 +4,9 @@ import re
 from binascii import crc_hqx
 
 import pytest
+import typer
 
+from gateway.commands.console import read_settings
 from gateway.quota import keys
 from gateway.quota.address import Address, ClusterAddress, SentinelAddress, parse_redis_url
 from gateway.quota.cluster import SLOTS, read_map, slot_of
@@ -67,6 +69,17 @@ def test_what_is_no_address_is_refused_with_a_sentence_that_says_what_to_write(u
     assert "secret" not in str(refusal.value)
     with pytest.raises(ValueError, match=re.escape(why)):
         parse_redis_url(url)
+
+
+def test_no_process_starts_with_an_address_that_is_no_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CATFLAP_REDIS_URL", "redis+sentinel://u:secret@h:1")
+    with pytest.raises(typer.Exit):
+        read_settings()
+    said = capsys.readouterr().err
+    assert "CATFLAP_REDIS_URL (must end in the name of the master" in said
+    assert "secret" not in said
 
 
 def test_where_one_server_is_needed_more_are_refused() -> None:

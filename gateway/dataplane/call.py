@@ -79,16 +79,17 @@ class Call:
         return max((len(route) for route in self.routes), default=0)
 
     def count(self, delta: Delta) -> None:
-        """Add what a delta used. A prompt counts once, however many choices it has and however often it is told."""
+        """Add what a delta used. A prompt counts once, however many choices it has and however often it is told; of
+        several choices the later ones find the first one's prompt cached, which spares the client nothing."""
         if self.choices == 1:
             self.usage.prompt_tokens = delta.prompt_tokens or self.usage.prompt_tokens
+            self.usage.cached_tokens = delta.cached_tokens or self.usage.cached_tokens
         elif delta.prompt_tokens:
             text = delta.choice * len(self.texts) // self.choices
             if self.prompt_tokens.get(text) != delta.prompt_tokens:
                 self.prompt_tokens[text] = delta.prompt_tokens
                 self.usage.prompt_tokens = sum(self.prompt_tokens.values())
         self.usage.completion_tokens += delta.completion_tokens
-        self.usage.cached_tokens = max(self.usage.cached_tokens, delta.cached_tokens)
         if delta.finish_reason is not None and delta.choice == 0:
             self.finish_reason = delta.finish_reason
 

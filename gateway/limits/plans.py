@@ -17,7 +17,7 @@ Measure = Literal["requests", "tokens", "concurrency", "cost"]
 Level = Literal["organisation", "project", "principal", "key"]
 Period = Literal["minute", "day", "month"]
 PERIODS: dict[Measure, tuple[Period | None, ...]] = {
-    "requests": ("minute",),
+    "requests": ("minute", "day"),
     "tokens": ("minute", "day"),
     "concurrency": (None,),
     "cost": ("month",),

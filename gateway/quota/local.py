@@ -5,9 +5,10 @@ with what Redis admitted in the same window at most twice of it: the windows her
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
+from gateway.limits.budget import month_of
+from gateway.limits.slots import SLOT_WAIT_MS
 from gateway.limits.window import Clock, Window
 from gateway.quota.connection import RedisUnavailable
 from gateway.quota.gateways import Part
@@ -17,8 +18,6 @@ MAX_ENTRIES = 20_000
 """Windows and budgets that are remembered; past that, requests on others are refused as if Redis were gone for good."""
 MAX_WAIT_MS = 5_000
 """Told to whom this gateway's part can never serve: Redis, or a gateway with room, may by then."""
-SLOT_WAIT_MS = 1_000
-"""Told to whom all slots are taken: nobody knows when one is free."""
 
 
 class LocalLimit(Protocol):
@@ -129,19 +128,19 @@ class Budget:
     """What is left of a calendar month's budget, as last heard; this gateway spends its part of that."""
 
     def __init__(self, limit: LocalLimit) -> None:
-        self._month: datetime | None = None
+        self._month = 0
         self._left = 0
         self._spent = 0
 
     def hear(self, now: int, left: int) -> None:
         """So much is left over all gateways; what this one has spent so far is in that."""
-        self._month, self._left, self._spent = month_of(now), left, 0
+        self._month, self._left, self._spent = month_of(now)[0], left, 0
 
     def wait(self, now: int, cost: int, part: Part) -> int | None:
-        if self._month != month_of(now):
+        if self._month != month_of(now)[0]:
             return None
         room = part.share(max(0, self._left)) - self._spent
-        return 0 if room > 0 and cost <= room else ms_to_next_month(now)
+        return 0 if room > 0 and cost <= room else month_of(now)[1]
 
     def take(self, now: int, cost: int) -> int:
         self._spent += cost
@@ -151,10 +150,10 @@ class Budget:
         self._spent += used - reserved
 
     def state(self, now: int, part: Part) -> LocalState:
-        return LocalState(max(0, part.share(max(0, self._left)) - self._spent), ms_to_next_month(now))
+        return LocalState(max(0, part.share(max(0, self._left)) - self._spent), month_of(now)[1])
 
     def is_idle(self, now: int) -> bool:
-        return self._month != month_of(now)
+        return self._month != month_of(now)[0]
 
 
 KINDS: dict[str, Callable[[LocalLimit], Counter]] = {"concurrency": Concurrency, "cost": Budget}
@@ -239,15 +238,3 @@ def refusing(waits: Iterable[int | None]) -> int:
         if wait > longest:
             longest, found = wait, number
     return found
-
-
-def month_of(now_ms: int) -> datetime:
-    """The start of the calendar month, UTC."""
-    return datetime.fromtimestamp(now_ms / 1000, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-
-
-def ms_to_next_month(now_ms: int) -> int:
-    """Until it ends."""
-    start = month_of(now_ms)
-    after = start.replace(year=start.year + start.month // 12, month=start.month % 12 + 1)
-    return round(after.timestamp() * 1000) - now_ms

@@ -16,7 +16,7 @@ import structlog
 from gateway.quota.connection import Argument, RedisRefused, RedisUnavailable, Script
 from gateway.quota.keys import clock_key, confirmed_key
 from gateway.quota.protocol import Connection
-from gateway.quota.scripts import SETTLE
+from gateway.quota.scripts import CONFIRMED, SETTLE
 from gateway.telemetry import metrics
 
 POLL_S = 1.0
@@ -25,16 +25,6 @@ CHUNK = 200
 log = structlog.get_logger()
 Hear = Callable[[object], None]
 EntryId = tuple[int, int]
-CONFIRMED = Script(
-    """
--- How far the ledger has read and committed a partition's stream.
---
--- KEYS  1 confirmed  2 clock
--- Returns 1 the id of the last entry, empty if there is none  2 when the partition was born, 0 if it is empty
-assert(#KEYS == 2 and #ARGV == 0, 'confirmed: KEYS and ARGV do not fit')
-return {redis.call('GET', KEYS[1]) or '', tonumber(redis.call('HGET', KEYS[2], 'born')) or 0}
-"""
-)
 
 
 class Retained(NamedTuple):

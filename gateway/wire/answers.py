@@ -167,6 +167,7 @@ def _identity(answer: str, created: int, model: str) -> bytes:
 
 
 def _usage(usage: Usage) -> bytes:
-    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
-        usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens,
+    cached = b',"prompt_tokens_details":{"cached_tokens":%d}' % usage.cached_tokens if usage.cached_tokens else b""
+    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d%b}' % (
+        usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens, cached,
     )  # fmt: skip

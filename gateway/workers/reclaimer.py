@@ -9,12 +9,12 @@ import structlog
 from prometheus_client import Counter
 
 from gateway.quota import keys
-from gateway.quota.connection import RedisRefused, RedisUnavailable, Script
+from gateway.quota.connection import RedisRefused, RedisUnavailable
 from gateway.quota.keeper import settle_arguments
 from gateway.quota.note import decode_note
 from gateway.quota.open import open_redis
 from gateway.quota.protocol import Connection
-from gateway.quota.scripts import EXPIRED, SETTLE
+from gateway.quota.scripts import DROP, EXPIRED, SETTLE
 from gateway.workers.backoff import pause
 
 INTERVAL_S = 3.0
@@ -22,17 +22,6 @@ TIMEOUT_S = 2.0
 BATCH = 200
 _RESERVATION = re.compile(rb"^[^|]*\|(\d+)\|(\d+)\|(.*)$", re.DOTALL)
 
-DROP = Script(
-    """
--- Forget a reservation that nobody can read.
---
--- KEYS  1 held  2 lease
--- ARGV  1 request id
-assert(#KEYS == 2 and #ARGV == 1, 'drop: KEYS and ARGV do not fit')
-redis.call('HDEL', KEYS[1], ARGV[1])
-return redis.call('ZREM', KEYS[2], ARGV[1])
-"""
-)
 
 log = structlog.get_logger()
 reclaimed_total = Counter("catflap_reservations_reclaimed", "Reservations ended because their gateway died")

@@ -63,6 +63,18 @@ def test_usage_comes_in_a_chunk_of_its_own_when_asked_for(client: openai.OpenAI)
     assert all(chunk.choices and chunk.usage is None for chunk in others)
 
 
+def test_what_the_models_prefix_cache_spared_is_told_as_openai_tells_it(client: openai.OpenAI, stack: Stack) -> None:
+    prompt = "What do you think of long walks in the rain? " * 8
+    first, second = (
+        client.completions.create(model=stack.model, prompt=prompt, max_tokens=1, temperature=0).usage for _ in range(2)
+    )
+    assert first is not None
+    assert second is not None
+    assert first.prompt_tokens == second.prompt_tokens
+    assert second.prompt_tokens_details is not None
+    assert 0 < (second.prompt_tokens_details.cached_tokens or 0) < second.prompt_tokens
+
+
 def test_a_completion_is_answered_whole_and_streamed(client: openai.OpenAI) -> None:
     whole = client.completions.create(model="demo", prompt="Once upon a", max_tokens=20, temperature=0)
     chunks = list(

@@ -23,7 +23,7 @@ from gateway.quota.keys import epoch_key, events_key
 from gateway.storage import erasure, ledger
 from gateway.storage.budgets import spent
 from gateway.storage.database import Database, connect
-from gateway.storage.tables import METADATA
+from gateway.storage.tables import METADATA, principal_limit
 from gateway.workers.budgets import Budgets
 from gateway.workers.erasure import erase_everywhere, erase_pending
 from gateway.workers.imports import import_events
@@ -91,6 +91,8 @@ async def test_nothing_names_the_person_afterwards_and_the_sums_stay(database: D
     }
     async with database.write() as connection:
         await ledger.keep_rejects(connection, [reject])
+        own = {"principal_id": ann.record.principal, "measure": "requests", "per": "minute", "model": "", "limit": 9}
+        await connection.execute(principal_limit.insert().values(**own, changed_at_ms=1))  # refers to her row
     before = await totals(database)
 
     done = await erase_everywhere(database, redis, PARTITIONS, ann.record.principal)

@@ -58,6 +58,7 @@ PLANS: dict[str, list[tuple[str, int]]] = {
     "open": [],
     "wide": [("requests", 1000), ("tokens", 1_000_000)],
     "seven_requests": [("requests", 7)],
+    "eight_requests": [("requests", 8)],
     "seven_hundred_tokens": [("requests", 1000), ("tokens", 700)],
 }
 

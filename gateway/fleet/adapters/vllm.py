@@ -46,6 +46,8 @@ class _Event(Struct):
     finish_reason: str = "None"
     num_input_tokens: Count = 0
     num_output_tokens: Count = 0
+    num_cached_tokens: Count = 0
+    """Ours, beside vLLM's: prompt tokens that the prefix cache spared; 0 from a model that does not say."""
     logprobs: str = "null"
     error: str | None = None
 
@@ -57,6 +59,7 @@ class _Arrays(Struct):
     finish_reason: Annotated[list[str], Meta(min_length=1)]
     num_input_tokens: Count | Annotated[list[Count], Meta(min_length=1)] = 0
     num_output_tokens: Count | Annotated[list[Count], Meta(min_length=1)] = 0
+    num_cached_tokens: Count | Annotated[list[Count], Meta(min_length=1)] = 0
     logprobs: str | Annotated[list[str], Meta(min_length=1)] = "null"
 
 
@@ -123,7 +126,8 @@ class Decoder:
             None if reason == "None" else _REASONS.get(reason, "stop"),
             event.num_input_tokens,
             event.num_output_tokens,
-            logprobs=self._told(event.logprobs) if self._logprobs is not None else None,
+            min(event.num_cached_tokens, event.num_input_tokens),
+            self._told(event.logprobs) if self._logprobs is not None else None,
         )
 
     def _told(self, text: str) -> tuple[TokenLogprob, ...] | None:

@@ -11,5 +11,5 @@ def _read(*names: str) -> Script:
 
 ADMIT = _read("clock", "month", "admit")
 SETTLE, RENEW, EXPIRED = (_read("clock", name) for name in ("settle", "renew", "expired"))
-EPOCH, RESTORE = _read("epoch"), _read("restore")
-CONFIRM, REPLACE = _read("confirm"), _read("replace")
+EPOCH, RESTORE, BEAT, DROP = (_read(name) for name in ("epoch", "restore", "beat", "drop"))
+CONFIRM, CONFIRMED, REPLACE = (_read(name) for name in ("confirm", "confirmed", "replace"))

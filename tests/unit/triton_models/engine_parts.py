@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
-from tinyllm.requests import Piece
+from tinyllm.requests import Piece, PromptTokens
 from tinyllm.transformer import Chunk
 from tinyllm.weights import Floats, Layer, Weights
 
@@ -72,7 +72,7 @@ class Reply:
 
     def __init__(self) -> None:
         self.steps: list[list[Piece]] = []
-        self.prompt_tokens = 0
+        self.prompt_tokens = self.cached_tokens = 0
         self.gone = False
         self.asked = 0
         self.dropped = threading.Event()
@@ -84,8 +84,8 @@ class Reply:
         self.asked += 1
         return self.gone
 
-    def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
-        self.prompt_tokens = prompt_tokens
+    def send(self, prompt: PromptTokens, pieces: list[Piece], last: bool) -> None:
+        self.prompt_tokens, self.cached_tokens = prompt
         self.steps.append(pieces)
         if last:
             self.done.set()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tinyllm.engine import POLL_STEPS, Engine, Limits, QueueFull
 from tinyllm.parameters import BadRequest, Parameters
-from tinyllm.requests import Piece
+from tinyllm.requests import Piece, PromptTokens
 from tinyllm.transformer import Chunk
 from tinyllm.weights import Floats
 
@@ -213,9 +213,9 @@ def test_a_slow_receiver_does_not_hold_up_the_others(make: Make) -> None:
             super().__init__()
             self.go = threading.Event()
 
-        def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
+        def send(self, prompt: PromptTokens, pieces: list[Piece], last: bool) -> None:
             assert self.go.wait(WAIT_S)
-            super().send(prompt_tokens, pieces, last)
+            super().send(prompt, pieces, last)
 
     engine, count = make(Script())
     slow, quick = Slow(), Reply()
@@ -280,12 +280,11 @@ def test_a_request_that_is_cancelled_while_it_waits_is_never_begun(make: Make) -
 
 def test_a_prompt_that_was_read_before_comes_from_the_cache(make: Make) -> None:
     engine, count = make(Script(prompt=100))
-    texts = []
-    for _ in range(2):
-        reply = Reply()
+    replies = [Reply(), Reply()]
+    for reply in replies:
         engine.submit("x" * 100, Parameters(max_tokens=20, temperature=0), reply)
-        texts.append(reply.text())
-    assert texts == ["abcdefghijklmnopqrst"] * 2
+        assert reply.text() == "abcdefghijklmnopqrst"
+    assert [reply.cached_tokens for reply in replies] == [0, 96]
     assert (count.prompt_tokens, count.cached) == (200, 96)
 
 

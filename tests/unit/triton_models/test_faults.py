@@ -7,7 +7,7 @@ import pytest
 from tinyllm import writing
 from tinyllm.engine import Engine, Limits
 from tinyllm.parameters import Parameters
-from tinyllm.requests import Piece, new_request
+from tinyllm.requests import Piece, PromptTokens, new_request
 from tinyllm.sampling import choose
 from tinyllm.sender import Sender
 
@@ -32,9 +32,9 @@ class Faulty(Reply):
         self.asked_late |= self.failed.is_set()
         return self._or_raise("cancelled", super().cancelled())
 
-    def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
+    def send(self, prompt: PromptTokens, pieces: list[Piece], last: bool) -> None:
         self._or_raise("send", False)
-        super().send(prompt_tokens, pieces, last)
+        super().send(prompt, pieces, last)
 
     def drop(self) -> None:
         self._or_raise("drop", False)
@@ -134,7 +134,7 @@ def test_the_log_says_what_failed_and_where_and_none_of_the_words(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_sender_that_fails_by_itself_says_so() -> None:
     class Exit(Reply):
-        def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
+        def send(self, prompt: PromptTokens, pieces: list[Piece], last: bool) -> None:
             raise KeyboardInterrupt  # no fault of a request: something wants this thread to end
 
     died = threading.Event()

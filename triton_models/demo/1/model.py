@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tinyllm.engine import Engine, Limits, QueueFull
 from tinyllm.parameters import BadRequest, parse_parameters
-from tinyllm.requests import Piece
+from tinyllm.requests import Piece, PromptTokens
 from tinyllm.tokenizer import Vocabulary
 from tinyllm.transformer import Transformer
 from tinyllm.weights import read_weights
@@ -88,16 +88,16 @@ class Reply:
     def cancelled(self) -> bool:
         return bool(self._sender.is_cancelled())
 
-    def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
+    def send(self, prompt: PromptTokens, pieces: list[Piece], last: bool) -> None:
         if self._stream:
-            self._send(prompt_tokens, pieces, last)
+            self._send(prompt, pieces, last)
             return
         if self._whole is None:
             self._whole = [Piece(self._prefix) for _ in pieces]
         for whole, piece in zip(self._whole, pieces, strict=True):
             whole.add(piece)
         if last:
-            self._send(prompt_tokens, self._whole, last)
+            self._send(prompt, self._whole, last)
 
     def drop(self) -> None:
         _refuse(self._sender, "Request was cancelled", pb_utils.TritonError.CANCELLED)
@@ -105,9 +105,11 @@ class Reply:
     def fail(self) -> None:
         _refuse(self._sender, "The engine failed on this request", pb_utils.TritonError.INTERNAL)
 
-    def _send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
+    def _send(self, prompt: PromptTokens, pieces: list[Piece], last: bool) -> None:
         tensors = [_strings("text_output", [piece.text for piece in pieces])]
-        tensors += [_tensor(name, prompt_tokens, pieces) for name in self._returned]
+        tensors += [_tensor(name, prompt, pieces) for name in self._returned]
+        if "num_input_tokens" in self._returned:  # ours, beside vLLM's: what the prefix cache spared of them
+            tensors.append(pb_utils.Tensor("num_cached_tokens", np.array([prompt.cached], np.uint32)))
         self._sender.send(pb_utils.InferenceResponse(output_tensors=tensors), flags=FINAL if last else 0)
 
 
@@ -167,7 +169,7 @@ def read_limits(given: dict[str, dict[str, str]]) -> Limits:
     return Limits(token_ms=float(told.get("token_ms", 0)), **sizes)
 
 
-def _tensor(name: str, prompt_tokens: int, pieces: list[Piece]) -> Any:
+def _tensor(name: str, prompt: PromptTokens, pieces: list[Piece]) -> Any:
     if name == "finish_reason":
         return _strings(name, [str(piece.finish) for piece in pieces])  # unfinished: the string "None", as vLLM
     if name == "logprobs":
@@ -175,7 +177,7 @@ def _tensor(name: str, prompt_tokens: int, pieces: list[Piece]) -> Any:
     if name == "cumulative_logprob":
         return pb_utils.Tensor(name, np.array([piece.cumulative_logprob for piece in pieces], np.float32))
     if name == "num_input_tokens":
-        return pb_utils.Tensor(name, np.array([prompt_tokens], np.uint32))
+        return pb_utils.Tensor(name, np.array([prompt.whole], np.uint32))
     return pb_utils.Tensor(name, np.array([piece.tokens for piece in pieces], np.uint32))
 
 

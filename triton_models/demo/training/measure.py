@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tinyllm.engine import Engine, Limits
 from tinyllm.parameters import Parameters
-from tinyllm.requests import Piece
+from tinyllm.requests import Piece, PromptTokens
 from tinyllm.tokenizer import Vocabulary
 from tinyllm.transformer import Transformer
 from tinyllm.weights import read_weights
@@ -32,7 +32,7 @@ class Answer:
         """Never."""
         return False
 
-    def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
+    def send(self, prompt: PromptTokens, pieces: list[Piece], last: bool) -> None:
         """See Sink."""
         self.text += pieces[0].text
         self.tokens += pieces[0].tokens

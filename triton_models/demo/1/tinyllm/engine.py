@@ -247,6 +247,7 @@ class Engine:
         for sequence, cached in self._scheduler.admitted:
             if not sequence.request.counted:  # not its other outputs, nor itself when it comes back
                 sequence.request.counted = True
+                sequence.request.cached_tokens = cached
                 self._counters.prompt(sequence.request.prompt_tokens, cached)
 
     def _tell_load(self) -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -46,6 +46,13 @@ class Piece:
             self.logprobs = (self.logprobs or []) + later.logprobs
 
 
+class PromptTokens(NamedTuple):
+    """How long a prompt is, and how much of it the prefix cache spared when it was first let in."""
+
+    whole: int
+    cached: int
+
+
 class Sink(Protocol):
     """Where a request's answer goes. `cancelled` is called from the engine's thread, the rest from the sender's. What
     they raise ends their own request and no other.
@@ -55,7 +62,7 @@ class Sink(Protocol):
     """
 
     def cancelled(self) -> bool: ...
-    def send(self, prompt_tokens: int, pieces: list[Piece], last: bool) -> None:
+    def send(self, prompt: PromptTokens, pieces: list[Piece], last: bool) -> None:
         """One step: a piece for each of the request's n outputs; `last` when all of them have finished."""
 
     def drop(self) -> None:
@@ -88,6 +95,8 @@ class Request:
     sequences: list["Sequence"] = field(default_factory=list)
     counted: bool = False
     """Whether its prompt has been told to the counters."""
+    cached_tokens: int = 0
+    """Of its prompt, as it was then."""
     failed: bool = False
     """Whether its sink raised an exception and takes no more. Set by the sender; the engine then lets go of it."""
     ended: bool = False

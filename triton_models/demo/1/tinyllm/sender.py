@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from .requests import Piece, Request
+from .requests import Piece, PromptTokens, Request
 
 LOG = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ class Sender:
 
     def send(self, request: Request, pieces: list[Piece], last: bool) -> None:
         """One step of the request's answer, for Sink.send."""
-        self._put(request, partial(request.sink.send, request.prompt_tokens, pieces, last), closes=last)
+        prompt = PromptTokens(request.prompt_tokens, request.cached_tokens)
+        self._put(request, partial(request.sink.send, prompt, pieces, last), closes=last)
 
     def drop(self, request: Request) -> None:
         """The request was cancelled, for Sink.drop."""

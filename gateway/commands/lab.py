@@ -2,13 +2,15 @@
 leave it out."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Instruments: benchmarks.", no_args_is_help=True)
+app = typer.Typer(help="Instruments: benchmarks and proofs.", no_args_is_help=True)
 bench = typer.Typer(help="Benchmarks: interleaved runs that print ratios.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
@@ -29,14 +31,8 @@ def bench_gateway(
 ) -> None:
     """Catflap against its floors: throughput, latency, CPU, memory, start."""
     gateway = _instrument("lab.bench.gateway")
-    errors = _instrument("lab.bench.errors")
-    try:
-        result = gateway.run(
-            rounds=rounds, seconds=seconds, peers=only or (), say=lambda line: typer.echo(line, err=True)
-        )
-    except errors.BenchError as problem:
-        typer.echo(str(problem), err=True)
-        raise typer.Exit(1) from problem
+    with _told():
+        result = gateway.run(rounds=rounds, seconds=seconds, peers=only or (), say=_say)
     if out:
         out.write_text(result.json() + "\n")
     typer.echo(result.json() if as_json else result.markdown())
@@ -51,12 +47,8 @@ def bench_transports(
 ) -> None:
     """HTTP and gRPC to a real Triton: CPU a chunk, time to first token, cancellation, memory."""
     transports = _instrument("lab.bench.transports")
-    errors = _instrument("lab.bench.errors")
-    try:
-        result = transports.run(rounds=rounds, say=lambda line: typer.echo(line, err=True))
-    except errors.BenchError as problem:
-        typer.echo(str(problem), err=True)
-        raise typer.Exit(1) from problem
+    with _told():
+        result = transports.run(rounds=rounds, say=_say)
     typer.echo(result.json() if as_json else result.markdown())
 
 
@@ -70,17 +62,13 @@ def bench_quota(
 ) -> None:
     """Admission and settlement: time, round trips and Redis's memory, with 1, 4 and 16 limits, beside many keys."""
     quota = _instrument("lab.bench.quota")
-    errors = _instrument("lab.bench.errors")
-    try:
+    with _told():
         result = quota.run(
             rounds=rounds,
             requests=requests,
             keys=keys or (1_000, 1_000_000),
-            say=lambda line: typer.echo(line, err=True),
+            say=_say,
         )
-    except errors.BenchError as problem:
-        typer.echo(str(problem), err=True)
-        raise typer.Exit(1) from problem
     if out:
         out.write_text(result.json() + "\n")
     typer.echo(result.json() if as_json else result.markdown())
@@ -99,15 +87,9 @@ def exactness(
     run = _instrument("lab.exactness.run")
     cases = _instrument("lab.exactness.cases")
     report = _instrument("lab.exactness.report")
-    errors = _instrument("lab.bench.errors")
     kinds = redis or list(_instrument("lab.house.redis").KINDS)
-    try:
-        result = run.run(
-            kinds, cases.Load(seconds=seconds, clients=clients), say=lambda line: typer.echo(line, err=True)
-        )
-    except errors.BenchError as problem:
-        typer.echo(str(problem), err=True)
-        raise typer.Exit(1) from problem
+    with _told():
+        result = run.run(kinds, cases.Load(seconds=seconds, clients=clients), say=_say)
     typer.echo(result.json() if as_json else report.markdown(result))
     if result.problems:
         raise typer.Exit(1)
@@ -123,12 +105,8 @@ def books(
     """Mixed requests while gateways, Redis, database, ledger and reclaimer are killed; then the ledger is audited."""
     run = _instrument("lab.books.run")
     report = _instrument("lab.books.report")
-    errors = _instrument("lab.bench.errors")
-    try:
-        found = run.run(requests=requests, deaths=deaths, seed=seed, say=lambda line: typer.echo(line, err=True))
-    except errors.BenchError as problem:
-        typer.echo(str(problem), err=True)
-        raise typer.Exit(1) from problem
+    with _told():
+        found = run.run(requests=requests, deaths=deaths, seed=seed, say=_say)
     typer.echo(found.json() if as_json else report.markdown(found))
     if found.problems:
         raise typer.Exit(1)
@@ -143,15 +121,27 @@ def faults(
     """Redis killed, paused, flushed, database and ledger stopped under a load: what clients see, what is lost."""
     run = _instrument("lab.faults.run")
     report = _instrument("lab.faults.report")
-    errors = _instrument("lab.bench.errors")
-    try:
-        result = run.run(seconds=seconds, ledger_seconds=ledger_seconds, say=lambda line: typer.echo(line, err=True))
-    except errors.BenchError as problem:
-        typer.echo(str(problem), err=True)
-        raise typer.Exit(1) from problem
+    with _told():
+        result = run.run(seconds=seconds, ledger_seconds=ledger_seconds, say=_say)
     typer.echo(result.json() if as_json else report.markdown(result))
     if any(finding.lost for finding in result.findings):
         raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    """Progress goes to standard error."""
+    typer.echo(line, err=True)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What stops an instrument is said in its one sentence, with exit 1."""
+    errors = _instrument("lab.bench.errors")
+    try:
+        yield
+    except errors.BenchError as problem:
+        typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from problem
 
 
 def _instrument(name: str) -> ModuleType:

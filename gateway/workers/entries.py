@@ -47,12 +47,12 @@ class Batch:
         return last_of(self._entries_read)
 
     def accounts(self) -> Mapping[int, set[Account]]:
-        """Partition -> the accounts that its events are charged to; events that cost nothing have none."""
+        """Partition -> the accounts that its events are charged to. Events that cost nothing have them too: what such a
+        request had reserved has left its budgets, which may stand below what is booked since Redis lost something."""
         found: dict[int, set[Account]] = {}
         for row in self.rows:
-            if row["cost"]:
-                partition = self._entries[row["request"]][0].partition
-                found.setdefault(partition, set()).update(accounts_of(row))
+            partition = self._entries[row["request"]][0].partition
+            found.setdefault(partition, set()).update(accounts_of(row))
         return found
 
 

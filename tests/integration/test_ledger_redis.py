@@ -131,6 +131,18 @@ async def test_each_commit_raises_the_budgets_of_its_subjects(database: Database
     assert len(await redis.keys("*budget*")) == 4
 
 
+async def test_an_event_that_costs_nothing_raises_the_budgets_that_its_reservation_has_left(
+    sqlite: Database, redis: Redis
+) -> None:
+    ledger = ledger_of(redis, sqlite)
+    await append(redis, 0, [make_event(1, cost=70)])
+    await drain(ledger)
+    budget = await set_budget(redis, "cost_per_month", MONTH, 12)  # Redis has lost a second
+    await append(redis, 0, [make_event(2, outcome="reclaimed", prompt_tokens=0, completion_tokens=0)])
+    await drain(ledger)
+    assert await redis.hget(budget, "used") == b"70"
+
+
 async def test_budgets_are_raised_by_the_next_ledger_when_one_dies_after_its_commit(
     sqlite: Database, redis: Redis
 ) -> None:

@@ -99,6 +99,7 @@ def exactness(
 def books(
     requests: Annotated[int, typer.Option(min=100, help="How many.")] = 10_000,
     deaths: Annotated[int, typer.Option(min=1, help="About so many gateways are killed under them.")] = 40,
+    redis: Annotated[str, typer.Option(help="6.2, 7.0 or cluster, of which one master is killed each time.")] = "7.0",
     seed: Annotated[int, typer.Option(help="Of the mix.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, each request included.")] = False,
 ) -> None:
@@ -106,7 +107,7 @@ def books(
     run = _instrument("lab.books.run")
     report = _instrument("lab.books.report")
     with _told():
-        found = run.run(requests=requests, deaths=deaths, seed=seed, say=_say)
+        found = run.run(requests=requests, deaths=deaths, redis=redis, seed=seed, say=_say)
     typer.echo(found.json() if as_json else report.markdown(found))
     if found.problems:
         raise typer.Exit(1)

@@ -10,7 +10,8 @@
 - **away**: 503, gateway or Redis. Nothing, or one row of a reservation that nobody used: no tokens.
 - **broken**: the connection broke, because the gateway was killed. Listed apart, and so is `left` where the gateway was
   killed later: one row if the upstream was ever asked; what it charges is what the gateway last reported, or all where
-  it had settled; its bound is what was generated.
+  it had settled; its bound is what was generated. No row where Redis had lost the reservation before: nobody is left who
+  knows of it.
 
 In every row the cost is that of its tokens, the reservation is that of its request, and no row has more than was
 reserved. What the upstream wrote down is the truth of what was generated.
@@ -75,8 +76,8 @@ def how(seen: Seen) -> How:
     return "error" if seen.status >= 400 or seen.code else "told"
 
 
-def judge(wish: Wish, seen: Seen, rows: Sequence[Row], truths: Sequence[Truth]) -> Judged:
-    """Whether the rows of one request are right."""
+def judge(wish: Wish, seen: Seen, rows: Sequence[Row], truths: Sequence[Truth], *, forgotten: bool = False) -> Judged:
+    """Whether the rows of one request are right. `forgotten`: Redis may have lost its reservation."""
     end, generated = how(seen), sum(truth.tokens for truth in truths)
     row = rows[0] if rows else None
     reclaimed = row is not None and row.outcome == "reclaimed"
@@ -85,7 +86,7 @@ def judge(wish: Wish, seen: Seen, rows: Sequence[Row], truths: Sequence[Truth]) 
     if len(rows) > 1:
         problem = f"{len(rows)} rows"
     elif row is None:
-        problem = _missing(end, seen, truths)
+        problem = _missing(end, seen, truths, forgotten=forgotten)
     else:
         problem = _books(wish, row) or _charged(wish, seen, row, end, generated, in_flight=in_flight)
     return Judged(
@@ -99,8 +100,10 @@ def judge(wish: Wish, seen: Seen, rows: Sequence[Row], truths: Sequence[Truth]) 
     )
 
 
-def _missing(end: How, seen: Seen, truths: Sequence[Truth]) -> str | None:
+def _missing(end: How, seen: Seen, truths: Sequence[Truth], *, forgotten: bool) -> str | None:
     """There is no row: may that be?"""
+    if forgotten and end == "broken":
+        return None
     if end in ("told", "error"):
         return "no row"
     if end == "left" and seen.pieces:

@@ -45,11 +45,15 @@ SETTINGS = {
 }
 AT_REST_S = 60.0
 """Longer than a dead gateway's reservations live, and the ledger needs."""
+LOST_S = 1.0
+"""What Redis loses when its machine stops, with `appendfsync everysec`."""
 SAFE_S = 2.5
-"""Redis may lose its last second, and gateways that live say it again: so none dies around the death of Redis."""
+"""Gateways that live say again what Redis has lost: so none of them dies around the death of Redis."""
 
 AHEAD = 0.15
-"""Clients wait for a fault when they are so far ahead of its place: each of them is to meet requests."""
+MEANWHILE = 40
+"""Clients wait for a fault when they are so far ahead of its place, in parts of the run; while it acts, so many
+requests a second go on: each fault is to meet some."""
 
 Say = Callable[[str], None]
 
@@ -84,12 +88,12 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self).decode()
 
 
-def run(*, requests: int, deaths: int, seed: int = 1, say: Say = lambda line: None) -> Books:
-    """So many requests, and about so many gateways killed under them. Raises BenchError."""
-    return asyncio.run(run_async(requests=requests, deaths=deaths, seed=seed, say=say))
+def run(*, requests: int, deaths: int, redis: str = "7.0", seed: int = 1, say: Say = lambda line: None) -> Books:
+    """So many requests, and about so many gateways killed under them, on this kind of Redis. Raises BenchError."""
+    return asyncio.run(run_async(requests=requests, deaths=deaths, redis=redis, seed=seed, say=say))
 
 
-async def run_async(*, requests: int, deaths: int, seed: int, say: Say) -> Books:
+async def run_async(*, requests: int, deaths: int, redis: str, seed: int, say: Say) -> Books:
     """`run` in an event loop that is there already."""
     binaries = find_postgres()
     if binaries is None:
@@ -103,7 +107,7 @@ async def run_async(*, requests: int, deaths: int, seed: int, say: Say) -> Books
         stack.callback(postgres.stop)
         house = House(
             folder,
-            RedisHouse("7.0", folder / "redis", persist=True),
+            RedisHouse(redis, folder / "redis", persist=True),
             plans={PLAN: LIMITS},
             gateways=GATEWAYS,
             database_url=postgres.fresh(),
@@ -137,7 +141,9 @@ class Trial:
         self._tokens: list[str] = []
         self._digests: dict[str, str] = {}
         self._organisations: list[str] = []
-        self._most = 0
+        self._most = 0.0
+        self._acting_since: float | None = None
+        self._deaths_of_redis: list[float] = []
         self._over = False
 
     async def run(self) -> None:
@@ -163,7 +169,7 @@ class Trial:
     async def _client(self) -> None:
         lines = [Line(gateway.port) for gateway in self._house.gateways]
         for number in self._numbers:
-            while number >= self._most:  # noqa: ASYNC110 - raised by each fault in turn
+            while number >= self._allowed():  # noqa: ASYNC110 - raised by each fault in turn
                 await asyncio.sleep(0.02)
             one = wish(number, self._chance, KEYS)
             self._digests[end_user(self._organisations[one.key], one.name)] = one.name
@@ -174,6 +180,12 @@ class Trial:
             self._log.append((one, seen))
         for line in lines:
             line.close()
+
+    def _allowed(self) -> float:
+        """How many requests may have been begun by now; while a fault acts, more all the time."""
+        if self._acting_since is None:
+            return self._most
+        return self._most + MEANWHILE * (time.monotonic() - self._acting_since)
 
     async def _ask(self, line: Line, one: Wish) -> Seen:
         token = self._tokens[one.key]
@@ -199,30 +211,36 @@ class Trial:
         house = self._house
         steps: list[tuple[float, str, Callable[[], Any]]] = [
             (0.10, "a gateway is killed", lambda: self._kill_gateway(0)),
-            (0.20, "Redis is killed", self._kill_redis),
+            (0.20, "Redis dies and loses a second", self._kill_redis),
             (0.40, "the ledger is killed", lambda: self._restart(house.workers["ledger"])),
             (0.50, "the database is stopped", self._stop_database),
             (0.65, "the reclaimer is killed", lambda: self._restart(house.workers["reclaimer"])),
-            (0.75, "Redis is killed", self._kill_redis),
+            (0.75, "Redis dies and loses a second", self._kill_redis),
             (0.90, "a gateway is killed", lambda: self._kill_gateway(1)),
         ]
         for at, what, act in steps:
-            self._most = round((at + AHEAD) * self._requests)
+            self._most = max(self._most, (at + AHEAD) * self._requests)
             while len(self._log) < at * self._requests:  # noqa: ASYNC110 - counted up by many clients
                 await asyncio.sleep(0.02)
             self._say(f"{len(self._log)} requests: {what}")
             self._lives[what] += 1
+            self._acting_since = time.monotonic()
             await act()
+            self._most, self._acting_since = self._allowed(), None
         self._most = self._requests
 
     async def _kill_gateway(self, number: int) -> None:
         self._house.gateways[number].kill()
 
     async def _kill_redis(self) -> None:
-        (redis,) = self._house.redis.nodes
+        redis = self._chance.choice(self._house.redis.nodes)
         self._calm.touch()
         await asyncio.sleep(SAFE_S)
+        written = redis.written()
+        await asyncio.sleep(LOST_S)
         redis.kill()
+        redis.lose_since(written)
+        self._deaths_of_redis.append(time.monotonic())
         await asyncio.sleep(0.5)
         await asyncio.to_thread(redis.start)
         await asyncio.sleep(SAFE_S)
@@ -238,11 +256,18 @@ class Trial:
         await asyncio.sleep(0.5)
         worker.start()
 
+    def _forgotten(self, seen: Seen) -> bool:
+        """Whether it may have been admitted in a second that Redis lost, and was still running then."""
+        return any(at - 2 * LOST_S < seen.sent < at < seen.last for at in self._deaths_of_redis)
+
     async def books(self, seconds: float) -> Books:
         """Open them. What is still held, or not read, when they should have come to rest, they say."""
         rows = await rows_by_name(self._house, self._digests)
         truths = read_truths(self._house.truths)
-        judged = [judge(one, seen, rows.get(one.name, ()), truths.get(one.name, ())) for one, seen in self._log]
+        judged = [
+            judge(one, seen, rows.get(one.name, ()), truths.get(one.name, ()), forgotten=self._forgotten(seen))
+            for one, seen in self._log
+        ]
         return Books(
             judged=judged,
             left_over=held(self._house),

@@ -4,7 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class RedisNode(Program):
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.port = port
+        self._folder = folder
         socket = folder / "redis.sock"
         self.url = f"redis://127.0.0.1:{port}" if port else f"unix://{socket}"
         where = ("--bind", "127.0.0.1") if port else ("--unixsocket", str(socket), "--unixsocketperm", "700")
@@ -39,6 +40,17 @@ class RedisNode(Program):
     def client(self) -> Any:
         """A blocking client of redis-py."""
         return redis.Redis.from_url(self.url, socket_timeout=5)
+
+    def written(self) -> dict[Path, int]:
+        """How long its append-only files are now."""
+        return {path: path.stat().st_size for path in self._folder.rglob("*.aof")}
+
+    def lose_since(self, then: Mapping[Path, int]) -> None:
+        """Cut its files back to what they were: a machine that stops may take the last second with it, where a killed
+        process takes nothing that it had written. While it does not run."""
+        for path, size in then.items():
+            with path.open("r+b") as file:
+                file.truncate(size)
 
     def start(self) -> None:
         """Returns when it answers."""

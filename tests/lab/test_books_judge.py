@@ -114,6 +114,12 @@ def test_what_a_killed_gateway_had_in_flight_is_listed_apart_with_its_bound(saw:
     assert (judged.problem, judged.in_flight, judged.charged, judged.generated) == (None, True, 4, 10)
 
 
+def test_only_a_killed_gateways_request_may_lack_a_row_where_redis_lost_its_reservation() -> None:
+    assert judge(WISH, seen(**BROKEN), [], [TRUTH], forgotten=True).problem is None
+    assert judge(WISH, seen(), [], [TRUTH], forgotten=True).problem is not None
+    assert judge(WISH, seen(**LEFT), [], [TRUTH], forgotten=True).problem is not None
+
+
 def test_a_request_that_never_reached_the_upstream_of_a_killed_gateway_may_have_no_row() -> None:
     assert problem(seen(**{**BROKEN, "pieces": 0, "status": 0}), truth=None) is None
 

@@ -4,7 +4,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
+
+import msgspec
 
 from gateway.core import event
 from gateway.core.caller import Caller
@@ -21,7 +23,7 @@ from gateway.quota.local import LocalLimits
 from gateway.quota.note import Bound, Note, encode_note
 from gateway.quota.outbox import Outbox
 from gateway.quota.protocol import Connection
-from gateway.quota.scripts import ADMIT, EPOCH, RENEW, RESTORE
+from gateway.quota.scripts import ADMIT, EPOCH, RENEW, RESTORE, SETTLE
 
 LEASE_MS = 15_000
 """A reservation that is not renewed for so long is reclaimed; gateways renew every third of it."""
@@ -87,8 +89,12 @@ class Quota:
         costs = [limit.units(ceiling) for limit in limits]
         try:
             reply = await self._ask(partition, caller, limits, bound, costs, unsettled.request, note)
+        except asyncio.CancelledError:
+            self._give_up(partition, unsettled, bound)
+            raise
         except RedisUnavailable:
             if self._local is None:
+                self._give_up(partition, unsettled, bound)
                 raise
             return await self._admit_alone(self._local, caller, limits, ceiling, costs, unsettled)
         states = states_of(limits, reply[HEAD:])
@@ -96,6 +102,12 @@ class Quota:
             return Denial(states[reply[1] - 1], reply[0], reply[2], states)
         self._in_flight[unsettled.request] = _Running(partition, asyncio.get_running_loop().time(), usage, bound)
         return Reservation(unsettled.request, caller, ceiling, reply[2], states)
+
+    def _give_up(self, partition: int, unsettled: RequestEvent, bound: tuple[Bound, ...]) -> None:
+        """Nobody waits any more for an admission that is on its way: what it reserved, if it did, is given back at once
+        and not when its lease ends. Commands are carried out in their order, so this one comes after it."""
+        finished = msgspec.structs.replace(unsettled, outcome="refused")
+        self._connection.post(SETTLE, *settle_arguments(partition, finished, bound, "held"))
 
     async def look(self, caller: Caller, limits: tuple[Limit, ...]) -> tuple[int, tuple[LimitState, ...]]:
         """(the organisation's epoch, where the limits stand), with nothing reserved. Raises as `admit` does."""
@@ -177,7 +189,7 @@ class Quota:
         partition = partition_of(reservation.caller.organisation, self._partitions)
         running = self._in_flight.pop(reservation.request, None)
         bound = running.bound if running is not None else bind(partition, limits)
-        names, args = settle_arguments(partition, finished, bound, only_expired=False)
+        names, args = settle_arguments(partition, finished, bound)
         self._outbox.post(partition, reservation.request, names, args, self._hear_settled)
         if self._local is not None:
             self._local.settle(reservation.request, [one.charge(finished) for one in bound])
@@ -199,7 +211,8 @@ class Quota:
     async def epoch(self, organisation: str) -> int:
         """The organisation's epoch, for requests that reserve nothing. Raises RedisUnavailable or RedisRefused."""
         partition = partition_of(organisation, self._partitions)
-        return cast(int, await self._connection.call(EPOCH, (keys.epoch_key(partition, organisation),), ()))
+        names = (keys.epoch_key(partition, organisation), keys.clock_key(partition))
+        return cast(int, await self._connection.call(EPOCH, names, ()))
 
     async def keep_confirmed(self) -> None:
         """Guard settlements until the ledger has them, for ever; one task a process."""
@@ -260,9 +273,9 @@ def states_of(limits: tuple[Limit, ...], numbers: Sequence[int]) -> tuple[LimitS
 
 
 def settle_arguments(
-    partition: int, finished: RequestEvent, bound: Sequence[Bound], *, only_expired: bool
+    partition: int, finished: RequestEvent, bound: Sequence[Bound], only: Literal["expired", "held", ""] = ""
 ) -> tuple[list[Argument], list[Argument]]:
-    """KEYS and ARGV of the settle script."""
+    """KEYS and ARGV of the settle script, which says what `only` means."""
     head = (keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition), keys.events_key(partition))
-    args = (finished.request, event.encode(finished), MAX_STREAM, "1" if only_expired else "")
+    args = (finished.request, event.encode(finished), MAX_STREAM, only)
     return [*head, *(one.key for one in bound)], [*args, *(one.charge(finished) for one in bound)]

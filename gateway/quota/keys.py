@@ -22,7 +22,7 @@ def events_key(partition: int) -> str:
 
 
 def epoch_key(partition: int, organisation: str) -> str:
-    """String: the epoch of an organisation's directory entries; absent is 0."""
+    """String: the epoch of an organisation's directory entries; absent, the partition's birth (epoch.lua)."""
     return f"cf:{{p{partition}}}:epoch:{organisation}"
 
 

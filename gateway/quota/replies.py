@@ -2,7 +2,7 @@
 
 import re
 
-NOT_NOW = frozenset({"LOADING", "MASTERDOWN", "READONLY", "MISCONF", "OOM"})
+NOT_NOW = frozenset({"LOADING", "MASTERDOWN", "READONLY", "MISCONF", "OOM", "NOREPLICAS"})
 """The server cannot serve at the moment: it loads, is a replica, or may not write."""
 _NESTED = re.compile(r": -([A-Z]+) ")  # Redis 6.2 wraps what a command in a script answered
 

@@ -81,7 +81,7 @@ async def _end(connection: Connection, partition: int, request: bytes, reservati
         await connection.call(DROP, [keys.held_key(partition), keys.lease_key(partition)], [request])
         return 0
     finished = note.reclaimed(int(match[1]), int(match[2]))
-    arguments = settle_arguments(partition, finished, note.limits, only_expired=True)
+    arguments = settle_arguments(partition, finished, note.limits, "expired")
     try:
         settled, *_ = cast(list[int], await connection.call(SETTLE, *arguments))
     except RedisRefused as problem:

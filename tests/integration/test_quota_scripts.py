@@ -110,7 +110,7 @@ class AnyOrder(RuleBasedStateMachine):
         request = f"req_{next(self.numbers)}"
         reply = self.scripts.admit(request, LEASE_MS, [asked(name, cost) for name, cost in costs.items()])
         verdict = self.model.admit(request, costs, self.wall)
-        told = [verdict.wait_ms, verdict.refused_by, 0, *itertools.chain(*verdict.states)]
+        told = [verdict.wait_ms, verdict.refused_by, self.scripts.born, *itertools.chain(*verdict.states)]
         assert reply == told
         if verdict.refused_by == 0:
             self.log[request] = Admitted(self.elapsed, dict(costs))

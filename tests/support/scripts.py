@@ -66,7 +66,7 @@ class Scripts:
     def settle(self, request: str, used: Sequence[tuple[str, str, int]], *, only_expired: bool = False) -> int:
         """`used`: (kind, name of the limit, units). The code of settle.lua's reply."""
         names = [limit_key(kind, name) for kind, name, _ in used]
-        args: list[Argument] = [request, "{}", 1000, "1" if only_expired else "", *(units for *_, units in used)]
+        args: list[Argument] = [request, "{}", 1000, "expired" if only_expired else "", *(units for *_, units in used)]
         code, entry, _ = cast("tuple[int, bytes, int]", self._run("settle", [*HEAD, EVENTS, *names], args))
         assert (entry == b"") == (code == 0)
         return code

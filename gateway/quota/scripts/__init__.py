@@ -10,6 +10,6 @@ def _read(*names: str) -> Script:
 
 
 ADMIT = _read("clock", "month", "admit")
-SETTLE, RENEW, EXPIRED = (_read("clock", name) for name in ("settle", "renew", "expired"))
-EPOCH, RESTORE, BEAT, DROP = (_read(name) for name in ("epoch", "restore", "beat", "drop"))
+SETTLE, RENEW, EXPIRED, EPOCH, BUMP = (_read("clock", name) for name in ("settle", "renew", "expired", "epoch", "bump"))
+RESTORE, BEAT, DROP = (_read(name) for name in ("restore", "beat", "drop"))
 CONFIRM, CONFIRMED, REPLACE = (_read(name) for name in ("confirm", "confirmed", "replace"))

@@ -7,7 +7,7 @@
 -- Returns integers: 1 milliseconds until it may be tried again, 0 when it is admitted
 --                   2 number of the limit that refused it for longest, 0 when it is admitted; -i when limit i is a
 --                     budget that is not known here (1 is then its month): put it there with restore.lua and ask again
---                   3 the organisation's epoch  4 born (clock.lua)
+--                   3 the organisation's epoch (epoch.lua)  4 born (clock.lua)
 --                   then for each limit: units left, milliseconds until the limit is whole again (0 for slots)
 --
 -- A window: `sum` of its buckets, `tail` the oldest bucket kept, `head` the newest, and one field a bucket.
@@ -115,7 +115,7 @@ for i = 5, #KEYS do
 end
 
 local admitted = refused_by == 0 and request ~= ''
-local reply, reserved = {wait, refused_by, tonumber(redis.call('GET', KEYS[4])) or 0, born}, {}
+local reply, reserved = {wait, refused_by, tonumber(redis.call('GET', KEYS[4])) or born, born}, {}
 for i, limit in ipairs(limits) do
   if admitted then
     take[limit.kind](limit)

@@ -6,9 +6,11 @@
 -- row a request, and lets a settlement replace what the reclaimer could only estimate.
 --
 -- KEYS  1 clock  2 held  3 lease  4 events  5... one for each limit, as at admission
--- ARGV  1 request id  2 event (JSON)  3 most entries of the stream  4 '1': only if the lease has ended (reclaim)
+-- ARGV  1 request id  2 event (JSON)  3 most entries of the stream
+--       4 'expired': only if the lease has ended (reclaim); 'held': only if there is a reservation (an admission whose
+--       answer nobody waited for: it may have been refused, or never have come); '': in any case
 --       then for each limit: units that were used; for slots any number
--- Returns 1 when it was settled now, 2 when only its event was recorded, 0 when there was nothing to reclaim;
+-- Returns 1 when it was settled now, 2 when only its event was recorded, 0 when there was nothing to end;
 --         then the id of the event's entry ('' where there is none), and born (clock.lua)
 assert(#KEYS >= 4 and #ARGV == #KEYS, 'settle: KEYS and ARGV do not fit')
 local now, _, born = partition_now(KEYS[1])
@@ -19,10 +21,10 @@ end
 
 local held = redis.call('HGET', KEYS[2], ARGV[1])
 if not held then
-  if ARGV[4] == '1' then return {0, '', born} end
+  if ARGV[4] ~= '' then return {0, '', born} end
   return record(2)
 end
-if ARGV[4] == '1' then
+if ARGV[4] == 'expired' then
   local lease = redis.call('ZSCORE', KEYS[3], ARGV[1])
   if lease and tonumber(lease) > now then return {0, '', born} end
 end

@@ -51,6 +51,8 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
     health = Health(fleet)
     models: dict[str, Served] = {**load_models(fleet), **load_tensor_models(fleet, health)}
     plans = Plans.read(settings.policies / "plans")
+    for plan, model in plans.unserved(models):
+        structlog.get_logger().warning("plan_limits_a_model_that_is_not_served", plan=plan, model=model)
     issuers = [(issuer, keys_of(issuer, settings.policies)) for issuer in read_issuers(settings.policies)]
     database = connect(settings.database(), timeout_s=settings.database_timeout_s)
     redis = open_redis(

@@ -19,10 +19,11 @@ from gateway.core.ids import request_id
 from gateway.dataplane import kserve, pipeline
 from gateway.dataplane.authenticate import Source, authenticate, models_for
 from gateway.dataplane.endpoints import HOT, find_kind
-from gateway.dataplane.exchange import Exchange, error_headers
+from gateway.dataplane.exchange import Exchange, Header, error_headers
 from gateway.dataplane.kinds import EndpointKind, find_model
-from gateway.dataplane.limits import limits_body, limits_unknown
+from gateway.dataplane.limits import limit_headers, limits_body, limits_unknown
 from gateway.dataplane.services import Services
+from gateway.dataplane.standing import standing_headers, standing_of
 from gateway.fleet.models import Served
 from gateway.quota.connection import RedisRefused, RedisUnavailable
 from gateway.wire.dialects import dialect_of
@@ -81,22 +82,22 @@ class DataPlane:
         """The caller's own limits, over all models that it may ask for, and what is left of them."""
         services, caller = await self._caller(request)
         try:
-            _, states = await services.quota.look(
-                caller, services.plans.all_of(caller, models_for(caller, services.models).values())
-            )
+            states = await standing_of(services, caller)
         except (RedisUnavailable, RedisRefused) as problem:
             raise limits_unknown(problem) from problem
-        return _json(limits_body(states, caller.plan), 200)
+        return _json(limits_body(states, caller.plan), headers=_text(limit_headers(states)))
 
     async def _list_models(self, request: Request) -> Response:
         services, caller = await self._caller(request)
         models = models_for(caller, services.models)
-        return _json({"object": "list", "data": [_model(name, model) for name, model in models.items()]})
+        told = _text(await standing_headers(services, caller))
+        return _json({"object": "list", "data": [_model(name, model) for name, model in models.items()]}, headers=told)
 
     async def _show_model(self, request: Request) -> Response:
         services, caller = await self._caller(request)
         name = request.path_params["model"]
-        return _json(_model(name, find_model(name, models_for(caller, services.models))))
+        model = find_model(name, models_for(caller, services.models))
+        return _json(_model(name, model), headers=_text(await standing_headers(services, caller)))
 
     async def _kserve(self, request: Request) -> Response:
         """What KServe's clients ask beside their requests."""
@@ -177,9 +178,13 @@ def _json(body: object, status: int = 200, headers: dict[str, str] | None = None
     return JSONResponse(body, status, {"x-request-id": _new_id(), **(headers or {})})
 
 
+def _text(headers: list[Header]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in headers}
+
+
 async def _tell(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    headers = {k.decode(): v.decode() for k, v in error_headers(error)}
+    headers = _text(error_headers(error))
     body = dialect_of(request.scope["path"]).error(error)
     headers |= {"x-request-id": _new_id(), "content-type": "application/json"}
     return Response(body, error.status, headers)

@@ -11,7 +11,7 @@ from gateway.core.prompt import Prompt
 from gateway.core.reservation import Reservation
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.measure import Measured
-from gateway.fleet.models import Served, region_of
+from gateway.fleet.models import Served, ServedModel, region_of
 from gateway.limits.plans import Limit
 from gateway.quota.note import cost_of
 from gateway.telemetry.log import AccessLine
@@ -176,6 +176,17 @@ class Call:
             finish_reason=self.finish_reason,
             detail=error.detail if error else None,
         )
+
+
+async def charge_the_unanswered(call: Call) -> None:
+    """A client left before the first token: the prompt was sent, and the model reads it, so it is charged; otherwise a
+    limit on tokens could be read past by leaving early."""
+    if not isinstance(call.model, ServedModel) or call.usage.prompt_tokens or not call.attempts:
+        return
+    if call.measured.exact:
+        call.usage.prompt_tokens = call.measured.ceiling.prompt_tokens
+    else:
+        call.usage.prompt_tokens = sum([await call.model.count(text) for text in call.texts])
 
 
 def digest_end_user(pepper: bytes, caller: Caller, end_user: str | None) -> str | None:

@@ -1,6 +1,6 @@
 """Plans as the data plane uses them, and what it tells clients of their limits."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +45,11 @@ class Plans:
             raise PlanError(f"There is no plan in {folder}. Set CATFLAP_POLICIES to the folder that holds 'plans'.")
         return cls(plans)
 
+    def unserved(self, models: Container[str]) -> list[tuple[str, str]]:
+        """(plan, model) of limits on models that nobody serves here: such a limit binds nothing."""
+        limits = ((name, spec.model) for name, plan in self._plans.items() for spec in plan.spec.limits)
+        return [(name, model) for name, model in limits if model is not None and model not in models]
+
     def of(self, caller: Caller, model: Served) -> Grant:
         """What binds `caller` when it asks for `model`. Raises Unavailable where its plan cannot be applied."""
         name = model.entry.name
@@ -55,7 +60,7 @@ class Plans:
         if plan is None:
             raise _not_applicable(f"no plan file {caller.plan!r}")
         try:
-            limits = binding(plan, caller, name, model.price.weights)
+            limits = binding(plan, caller, (name, *model.entry.aliases), model.price.weights)
         except PlanError as problem:
             raise _not_applicable(str(problem)) from problem
         if len(self._grants) >= MAX_GRANTS:
@@ -94,7 +99,8 @@ def limit_headers(states: tuple[LimitState, ...]) -> list[tuple[bytes, bytes]]:
         name, scale = f'"{state.level}.{state.name}"', SCALE if state.measure == "cost" else 1
         window = f";w={state.window_ms // 1000}" if state.window_ms else ""
         policies.append(f"{name};q={state.cap // scale}{window}")
-        left.append(f"{name};r={state.remaining // scale};t={-(-state.reset_ms // 1000)}")
+        when = "" if state.measure == "concurrency" else f";t={-(-state.reset_ms // 1000)}"
+        left.append(f"{name};r={state.remaining // scale}{when}")
     headers = []
     for measure, state in told.items():
         kind = measure.encode()

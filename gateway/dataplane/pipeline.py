@@ -6,12 +6,13 @@ from gateway.core.errors import ApiError, InternalError, RequestTimeout, Unavail
 from gateway.core.event import Outcome
 from gateway.core.reservation import Denial, Reservation
 from gateway.dataplane.authenticate import authenticate, authorise, models_for
-from gateway.dataplane.call import Call, digest_end_user
+from gateway.dataplane.call import Call, charge_the_unanswered, digest_end_user
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.kinds import EndpointKind
-from gateway.dataplane.limits import Grant, denied, limit_headers, limits_unknown
+from gateway.dataplane.limits import Grant, denied, limits_unknown
 from gateway.dataplane.measure import counting_may_help
 from gateway.dataplane.services import Services
+from gateway.dataplane.standing import headers_of
 from gateway.identity.directory import Known
 from gateway.quota.connection import RedisRefused, RedisUnavailable
 
@@ -100,7 +101,10 @@ async def _stopped(services: Services, call: Call) -> None:
     """The client has left, or time is up."""
     why = call.exchange.stopped
     if why == "gone":
-        _settle(services, call, "cancelled")
+        try:
+            await charge_the_unanswered(call)
+        finally:
+            _settle(services, call, "cancelled")
     elif why == "body":
         await _fail(services, call, RequestTimeout("The body did not arrive in time. Send it again.",
                                                      headers=((b"connection", b"close"),)))  # fmt: skip
@@ -111,7 +115,7 @@ async def _stopped(services: Services, call: Call) -> None:
 async def _fail(services: Services, call: Call, error: ApiError) -> None:
     call.error = error
     _settle(services, call, "timeout" if isinstance(error, UpstreamTimeout) else "failed")
-    await call.exchange.fail(error, limit_headers(call.reservation.states) if call.reservation else ())
+    await call.exchange.fail(error, await headers_of(services, call, error))
 
 
 def _settle(services: Services, call: Call, outcome: Outcome) -> None:

@@ -72,9 +72,8 @@ def parse_jwks(data: bytes, allowed: frozenset[str]) -> tuple[Key, ...]:
     if not isinstance(entries, list) or len(entries) > MAX_KEYS:
         raise BadKeySet(f"no list `keys` of at most {MAX_KEYS}")
     keys = tuple(key for entry in entries if isinstance(entry, dict) and (key := parse_jwk(entry, allowed)) is not None)
-    kids = [key.kid for key in keys]
-    if not keys or len(kids) != len(set(kids)):
-        raise BadKeySet("no usable key" if not keys else "two keys have the same kid")
+    if not keys:
+        raise BadKeySet("no usable key")
     return keys
 
 
@@ -102,7 +101,8 @@ def parse_jwk(entry: JWKDict, allowed: frozenset[str]) -> Key | None:
 
 
 def choose(keys: tuple[Key, ...], kid: str | None, algorithm: str) -> Key | None:
-    """The key of that id for that algorithm. A token that names no key is checked only where there is no choice."""
+    """The key of that id for that algorithm. A token that names no key, or a name that two keys have, is checked only
+    where there is no choice."""
     fitting = [key for key in keys if algorithm in key.algorithms and kid in (None, key.kid)]
     return fitting[0] if len(fitting) == 1 else None
 

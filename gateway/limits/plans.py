@@ -3,6 +3,7 @@
 A plan is a file in `policies/plans/`; its JSON Schema is policies/plans/plan.schema.json.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -27,7 +28,7 @@ WINDOW_MS: dict[Period | None, int] = {"minute": 60_000, "day": 86_400_000}
 BUCKET_MS: dict[Period | None, int] = {"minute": 1_000, "day": 900_000}
 """Width of a window's sub-buckets. The oldest counts whole, so a window of 60 s is held for up to 61 s."""
 MAX_LIMITS = 16
-"""That bind one request: each is a key that the admission script reads."""
+"""Of a plan; a principal's own may come to as many beside them. Each is a key that the admission script reads."""
 MAX_WEIGHT = 1000.0
 
 Weight = Annotated[float, Meta(ge=0, le=MAX_WEIGHT)]
@@ -145,18 +146,19 @@ def plan_schema() -> dict[str, object]:
     return msgspec.json.schema(Plan)
 
 
-def binding(plan: Plan, caller: Caller, model: str, price: Weights) -> tuple[Limit, ...]:
-    """The limits that bind `caller` asking for `model`: those of `plan`, in the order of the file, a principal's own in
-    the place of the plan's. Raises PlanError where an override makes no limit, or they are too many for one script."""
+def binding(plan: Plan, caller: Caller, names: Collection[str], price: Weights) -> tuple[Limit, ...]:
+    """The limits that bind `caller` asking for the model of these public names: those of `plan`, in the order of the
+    file, a principal's own in the place of the plan's. `price` is the model's. Raises PlanError where an override makes
+    no limit, or they are too many for one script."""
     specs = {(spec.name, spec.at): spec for spec in plan.spec.limits}
     for override in caller.overrides:
         own = override_spec(override)
         specs[own.name, own.at] = own
     limits = tuple(
-        _limit(spec, plan, caller, price) for spec in specs.values() if spec.model is None or spec.model == model
+        _limit(spec, plan, caller, price) for spec in specs.values() if spec.model is None or spec.model in names
     )
-    if len(limits) > MAX_LIMITS:
-        raise PlanError(f"{len(limits)} limits bind principal {caller.principal}; at most {MAX_LIMITS} can.")
+    if len(limits) > 2 * MAX_LIMITS:
+        raise PlanError(f"{len(limits)} limits bind principal {caller.principal}; at most {2 * MAX_LIMITS} can.")
     return limits
 
 

@@ -29,6 +29,8 @@ LEASE_MS = 15_000
 """A reservation that is not renewed for so long is reclaimed; gateways renew every third of it."""
 MAX_STREAM = 1_000_000
 """Entries kept of a partition's stream while the ledger is away; past that the oldest go (docs/operations.md)."""
+GIVE_UP_S = 1.0
+"""After a timeout: Redis has then read whatever was on its way, or is away for longer."""
 KINDS = {"requests": "w", "tokens": "w", "concurrency": "s", "cost": "b"}
 """Measure -> kind of limit as the scripts know it: window, slots, budget."""
 KEYS = {"w": keys.limit_key, "s": keys.slots_key, "b": keys.budget_key}
@@ -94,7 +96,9 @@ class Quota:
             raise
         except RedisUnavailable:
             if self._local is None:
-                self._give_up(partition, unsettled, bound)
+                # Redis may still read the request from the connection that was given up, before or after what comes on
+                # a new one: so not at once.
+                asyncio.get_running_loop().call_later(GIVE_UP_S, self._give_up, partition, unsettled, bound)
                 raise
             return await self._admit_alone(self._local, caller, limits, ceiling, costs, unsettled)
         states = states_of(limits, reply[HEAD:])
@@ -104,8 +108,8 @@ class Quota:
         return Reservation(unsettled.request, caller, ceiling, reply[2], states)
 
     def _give_up(self, partition: int, unsettled: RequestEvent, bound: tuple[Bound, ...]) -> None:
-        """Nobody waits any more for an admission that is on its way: what it reserved, if it did, is given back at once
-        and not when its lease ends. Commands are carried out in their order, so this one comes after it."""
+        """Nobody waits any more for an admission that is on its way: what it reserved, if it did, is given back soon and
+        not when its lease ends. Commands of one connection are carried out in their order, so this comes after it."""
         finished = msgspec.structs.replace(unsettled, outcome="refused")
         self._connection.post(SETTLE, *settle_arguments(partition, finished, bound, "held"))
 

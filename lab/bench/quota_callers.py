@@ -71,7 +71,7 @@ def caller_of(number: int, limits: int) -> Bench:
     caller = Caller(
         organisation=f"org_{name}", project=f"proj_{name}", principal=f"prin_{name}", key=f"key_{name}", plan="bench"
     )
-    return Bench(caller, binding(plan, caller, MODEL, PRICE))
+    return Bench(caller, binding(plan, caller, (MODEL,), PRICE))
 
 
 def crowd(server: Any, number: int) -> None:

@@ -87,6 +87,28 @@ async def test_a_slot_comes_back_however_its_request_ends(world: World, end: str
     assert await statuses(world, key, 3) == [200] * 3
 
 
+async def test_who_leaves_before_the_first_token_is_charged_for_the_prompt_that_the_model_was_sent(
+    world: World,
+) -> None:
+    key = await world.key("seven_hundred_tokens")
+
+    async def read_for_ever(generation: Generation) -> None:
+        await asyncio.sleep(30)
+
+    for triton in world.tritons:
+        triton.behave = read_for_ever
+    asking = {"messages": [{"role": "user", "content": "x" * 600}], "max_tokens": 20}
+    first = asyncio.create_task(world.gateway.chat(key.token, **asking))
+    await eventually(lambda: sum(len(t.generations) for t in world.tritons) == 1, what="the generation")
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    event = await world.event(key)
+    sent = len("user: \n") + 600
+    assert (event.outcome, event.prompt_tokens, event.completion_tokens) == ("cancelled", sent, 0)
+    assert await world.used(key, "tokens_per_minute") == sent
+    assert (await world.gateway.chat(key.token, **asking)).status == 429
+
+
 async def test_output_weighs_more_where_the_plan_says_so(world: World) -> None:
     key = await world.key("heavy_output")
     answer = await world.gateway.chat(key.token, max_tokens=50)
@@ -165,6 +187,16 @@ async def test_the_same_limits_are_listed_for_the_asking_and_listing_takes_nothi
         ("organisation", 5, 4),
     ]
     assert (await world.gateway.get("/v1/limits")).status == 401
+
+
+@pytest.mark.parametrize("bad", [b"{", b'{"model":"nobody","messages":[]}', b'{"model":"demo","messages":[],"n":0}'])
+async def test_answers_that_reserve_nothing_tell_the_limits_too(world: World, bad: bytes) -> None:
+    key = await world.key("every_level")
+    refused = await world.gateway.post("/v1/chat/completions", key.token, bad)
+    assert refused.status in (400, 404)
+    for answer in (refused, *[await world.gateway.get(path, key.token) for path in ("/v1/models", "/v1/limits")]):
+        assert answer.headers["x-ratelimit-remaining-requests"] == "2"
+        assert '"organisation.requests_per_minute";r=5' in answer.headers["ratelimit"]
 
 
 async def test_answers_carry_the_standard_rate_limit_headers(world: World) -> None:

@@ -76,3 +76,27 @@ async def test_a_settlement_that_comes_after_the_reclaimer_is_counted(
     await connection.ping()
     assert late == [1]
     await client.aclose()
+
+
+@pytest.mark.parametrize("how", ["the client leaves", "Redis is late"])
+async def test_what_was_admitted_and_not_waited_for_is_given_back_at_once(redis_url: str, how: str) -> None:
+    client = redis.asyncio.from_url(redis_url)
+    hasty = RedisConnection(redis_url, timeout_s=0.1)
+    await hasty.start()
+    quota, event = Quota(hasty, 1), make_event(3, outcome="reclaimed")
+    if how == "Redis is late":
+        await client.client_pause(300)
+    asking = asyncio.create_task(quota.admit(CALLER, LIMITS, CEILING, event, Usage(), PRICE))
+    if how == "the client leaves":
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+
+    async def nothing_is_held() -> bool:
+        windows, slots = (await quota.look(CALLER, LIMITS))[1]
+        return not await client.hlen(keys.held_key(0)) and (windows.remaining, slots.remaining) == (1000, 5)
+
+    await eventually(nothing_is_held, within_s=5, what="the return of what was reserved")
+    await client.aclose()
+    await hasty.close()

@@ -53,7 +53,7 @@ def test_the_tightest_limit_of_each_measure_is_told_openais_way_and_all_of_them_
         b"ratelimit-policy": b'"key.tokens_per_minute";q=100;w=60, "project.tokens_per_day";q=1000;w=86400, '
         b'"key.requests_per_minute@m";q=7;w=60, "key.concurrency";q=4, "organisation.cost_per_month";q=5',
         b"ratelimit": b'"key.tokens_per_minute";r=50;t=1, "project.tokens_per_day";r=20;t=2, '
-        b'"key.requests_per_minute@m";r=3;t=60, "key.concurrency";r=1;t=0, "organisation.cost_per_month";r=1;t=91',
+        b'"key.requests_per_minute@m";r=3;t=60, "key.concurrency";r=1, "organisation.cost_per_month";r=1;t=91',
     }
 
 
@@ -104,6 +104,12 @@ def test_a_caller_that_has_changed_is_granted_anew(tmp_path: Path) -> None:
     own = msgspec.structs.replace(caller, overrides=(Override("requests", 5),))
     assert [limit.cap for limit in plans.of(own, MODEL).limits] == [5]
     assert plans.of(caller, MODEL).limits == ()
+
+
+def test_a_limit_on_a_model_that_nobody_serves_is_found(tmp_path: Path) -> None:
+    spec = "{default_max_tokens: 5, limits: [{measure: requests, limit: 1, model: gone}]}"
+    (tmp_path / "free.yaml").write_text((PLAN % "free").replace("{default_max_tokens: 5}", spec))
+    assert Plans.read(tmp_path).unserved({"m": MODEL}) == [("free", "gone")]
 
 
 def test_a_plan_is_named_as_its_file(tmp_path: Path) -> None:

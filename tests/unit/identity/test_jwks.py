@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import Unavailable
 from gateway.identity import jwks as module
-from gateway.identity.jwks import MAX_KEYS, MAX_UNKNOWN, BadKeySet, FetchedKeys, parse_jwk, parse_jwks
+from gateway.identity.jwks import MAX_KEYS, MAX_UNKNOWN, BadKeySet, FetchedKeys, choose, parse_jwk, parse_jwks
 from tests.support.issuers import SigningKey, issuer, jwks
 
 ES = frozenset({"ES256"})
@@ -238,11 +238,17 @@ def test_rsa_keys_that_are_too_short_or_too_long_are_passed_over() -> None:
         parse_jwks(jwks(short), frozenset({"RS256"}))
 
 
-def test_more_keys_than_the_bound_or_two_of_one_name_are_refused() -> None:
+def test_more_keys_than_the_bound_are_refused() -> None:
     with pytest.raises(BadKeySet, match="at most"):
         parse_jwks(json.dumps({"keys": [ONE.jwk] * (MAX_KEYS + 1)}).encode(), ES)
-    with pytest.raises(BadKeySet, match="same kid"):
-        parse_jwks(jwks(ONE, ONE), ES)
+
+
+def test_two_keys_of_one_name_check_no_token_and_the_others_do() -> None:
+    keys = parse_jwks(jwks(ONE, ONE, TWO), ES)
+    assert choose(keys, "one", "ES256") is None
+    assert choose(keys, "two", "ES256") == keys[2]
+    unnamed = parse_jwks(json.dumps({"keys": [{**key.jwk, "kid": None} for key in (ONE, TWO)]}).encode(), ES)
+    assert choose(unnamed, None, "ES256") is None
 
 
 names = st.sampled_from([*ONE.jwk, "n", "e", "alg", "key_ops", "keys"])

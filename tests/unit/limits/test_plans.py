@@ -38,7 +38,7 @@ spec: {{default_max_tokens: 20, limits: [{limits}], weights: {weights}}}
 
 
 def test_a_plan_binds_its_limits_to_the_callers_key_in_the_order_of_the_file() -> None:
-    assert binding(parse_plan(GOOD.encode(), "free.yaml"), CALLER, "m", PRICE) == (
+    assert binding(parse_plan(GOOD.encode(), "free.yaml"), CALLER, ("m",), PRICE) == (
         Limit("requests_per_minute", "key", "key_1", "requests", 7, 60_000, 1_000, None, ONE_REQUEST),
         Limit("tokens_per_minute", "key", "key_1", "tokens", 100, 60_000, 1_000, None, Weights()),
     )
@@ -52,7 +52,7 @@ def test_every_measure_binds_at_every_level_and_a_cost_is_counted_in_thousandths
             "{prompt: 0.5, output: 3}",
         ),
         CALLER,
-        "m",
+        ("m",),
         PRICE,
     )
     assert [(limit.name, limit.subject, limit.cap, limit.window_ms, limit.bucket_ms) for limit in found] == [
@@ -67,18 +67,18 @@ def test_every_measure_binds_at_every_level_and_a_cost_is_counted_in_thousandths
 
 def test_a_limit_on_one_model_binds_requests_for_that_model_only_under_a_name_of_its_own() -> None:
     both = plan("{measure: requests, limit: 7}, {measure: requests, limit: 3, model: big}")
-    assert [limit.name for limit in binding(both, CALLER, "big", PRICE)] == [
+    assert [limit.name for limit in binding(both, CALLER, ("big",), PRICE)] == [
         "requests_per_minute",
         "requests_per_minute@big",
     ]
-    assert [limit.name for limit in binding(both, CALLER, "small", PRICE)] == ["requests_per_minute"]
+    assert [limit.name for limit in binding(both, CALLER, ("small",), PRICE)] == ["requests_per_minute"]
 
 
 def test_a_principals_own_limit_takes_the_place_of_the_plans_or_stands_beside_it() -> None:
     common = plan("{measure: requests, limit: 7, at: principal}, {measure: requests, limit: 9}")
     own = (Override("requests", 70), Override("tokens", 5, "day", "m"))
     caller = msgspec.structs.replace(CALLER, overrides=own)
-    found = [(limit.name, limit.level, limit.cap) for limit in binding(common, caller, "m", PRICE)]
+    found = [(limit.name, limit.level, limit.cap) for limit in binding(common, caller, ("m",), PRICE)]
     assert found == [
         ("requests_per_minute", "principal", 70),
         ("requests_per_minute", "key", 9),
@@ -89,21 +89,22 @@ def test_a_principals_own_limit_takes_the_place_of_the_plans_or_stands_beside_it
 @pytest.mark.parametrize("override", [Override("euros", 5), Override("tokens", 0), Override("tokens", 5, "month")])
 def test_an_override_that_is_no_limit_is_told(override: Override) -> None:
     with pytest.raises(PlanError):
-        binding(plan(""), msgspec.structs.replace(CALLER, overrides=(override,)), "m", PRICE)
+        binding(plan(""), msgspec.structs.replace(CALLER, overrides=(override,)), ("m",), PRICE)
 
 
-def test_more_limits_than_one_script_checks_are_refused() -> None:
-    own = tuple(Override("tokens", 5, "day", f"m{number}") for number in range(20))
+def test_a_limit_on_an_alias_is_one_on_its_model() -> None:
+    scarce = plan("{measure: requests, limit: 3, model: big-alias}")
+    assert [limit.name for limit in binding(scarce, CALLER, ("big", "big-alias"), PRICE)] == [
+        "requests_per_minute@big-alias"
+    ]
+
+
+def test_a_principals_own_limits_stand_beside_a_plan_that_has_all_it_can_have() -> None:
+    limits = ", ".join(f"{{measure: tokens, limit: {n + 1}, per: day, model: m{n}}}" for n in range(15))
+    own = tuple(Override("tokens", 5, "day", f"m{number}") for number in range(16))
     caller = msgspec.structs.replace(CALLER, overrides=own)
-    assert len(binding(plan(""), caller, "m1", PRICE)) == 1
-    many = tuple(Override(m, 5, p, "m") for m, p in (("tokens", "day"), ("tokens", "minute"), ("requests", "minute")))
-    limits = ", ".join(f"{{measure: tokens, limit: {n + 1}, at: {at}, per: {per}, model: {model}}}"
-                       for n, (at, per, model) in enumerate(
-                           (at, per, model) for at in ("organisation", "project", "key") for per in ("minute", "day")
-                           for model in ("m", "null")))  # fmt: skip
-    more = ", {measure: requests, limit: 1}, {measure: concurrency, limit: 1}"
-    with pytest.raises(PlanError, match="at most 16"):
-        binding(plan(limits + more), msgspec.structs.replace(CALLER, overrides=many), "m", PRICE)
+    names = [f"m{number}" for number in range(16)]
+    assert len(binding(plan(limits + ", {measure: requests, limit: 1}"), caller, names, PRICE)) == 32
 
 
 def test_a_cached_token_never_weighs_more_than_a_fresh_one() -> None:

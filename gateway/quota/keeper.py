@@ -108,8 +108,8 @@ class Quota:
         return Reservation(unsettled.request, caller, ceiling, reply[2], states)
 
     def _give_up(self, partition: int, unsettled: RequestEvent, bound: tuple[Bound, ...]) -> None:
-        """Nobody waits any more for an admission that is on its way: what it reserved, if it did, is given back soon and
-        not when its lease ends. Commands of one connection are carried out in their order, so this comes after it."""
+        """Nobody waits any more for an admission that is on its way: what it reserved, if it did, is given back now and
+        not when its lease ends. Commands of one connection are carried out in their order: this one comes after."""
         finished = msgspec.structs.replace(unsettled, outcome="refused")
         self._connection.post(SETTLE, *settle_arguments(partition, finished, bound, "held"))
 

@@ -87,7 +87,7 @@ async def test_a_slot_comes_back_however_its_request_ends(world: World, end: str
     assert await statuses(world, key, 3) == [200] * 3
 
 
-async def test_who_leaves_before_the_first_token_is_charged_for_the_prompt_that_the_model_was_sent(
+async def test_who_leaves_before_the_first_token_is_charged_for_the_prompt_that_was_sent(
     world: World,
 ) -> None:
     key = await world.key("seven_hundred_tokens")

@@ -40,6 +40,8 @@ class Partition:
 
     limits: Mapping[str, Rule]
     lease_ms: int
+    gives_back: frozenset[str] = frozenset()
+    """The windows of which settlements give back: those of tokens."""
     clock: Clock = field(default_factory=lambda: Clock(written_every_ms=CLOCK_WRITTEN_EVERY_MS))
     held: dict[str, Held] = field(default_factory=dict)
 
@@ -54,7 +56,7 @@ class Partition:
                 if refused_by >= 0:
                     wait, refused_by = month_of(wall)[0], -number
             elif self._used(rule) + cost > rule.cap and refused_by >= 0:
-                its_wait = self._wait(rule, cost, now, wall)
+                its_wait = self._wait(name, cost, now, wall)
                 if its_wait > wait:
                     wait, refused_by = its_wait, number
         if refused_by == 0:
@@ -72,6 +74,8 @@ class Partition:
                 rule.free(request)
             else:
                 rule.correct(bucket, used[name] - cost)
+            if isinstance(rule, Window):
+                rule.close(bucket, cost)
 
     def renew(self, request: str, reported: tuple[int, int], wall: int) -> bool:
         """Report progress and hold on for another lease; False where it is held no more."""
@@ -103,10 +107,11 @@ class Partition:
             return rule.used()
         return len(rule.leases) if isinstance(rule, Slots) else rule.used or 0
 
-    @staticmethod
-    def _wait(rule: Rule, cost: int, now: int, wall: int) -> int:
+    def _wait(self, name: str, cost: int, now: int, wall: int) -> int:
+        rule = self.limits[name]
         if isinstance(rule, Window):
-            return rule.retry_after(now, cost)
+            gives_back = name in self.gives_back and rule.used() + cost - rule.cap <= rule.open()
+            return SLOT_WAIT_MS if gives_back else rule.retry_after(now, cost)
         return SLOT_WAIT_MS if isinstance(rule, Slots) else month_of(wall)[1]
 
     def _take(self, rule: Rule, request: str, cost: int, now: int) -> int:

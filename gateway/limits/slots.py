@@ -6,7 +6,7 @@ A slot belongs to a running request for as long as its lease lasts; a dead gatew
 from dataclasses import dataclass, field
 
 SLOT_WAIT_MS = 100
-"""When a slot comes free nobody knows; whoever asks again a little later loses little."""
+"""When what runs now ends nobody knows; whoever asks again a little later loses little."""
 
 
 @dataclass

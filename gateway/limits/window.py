@@ -38,6 +38,8 @@ class Window:
     bucket_ms: int
     buckets: dict[int, int] = field(default_factory=dict)
     head: int = 0
+    opened: dict[int, int] = field(default_factory=dict)
+    """Of each bucket, the units that have not settled."""
 
     @property
     def span(self) -> int:
@@ -48,6 +50,7 @@ class Window:
         """Forget what no longer counts; the current bucket."""
         current = max(self.head, now // self.bucket_ms)
         self.buckets = {b: units for b, units in self.buckets.items() if b >= current - self.span}
+        self.opened = {b: units for b, units in self.opened.items() if b in self.buckets}
         return current
 
     def used(self) -> int:
@@ -63,7 +66,17 @@ class Window:
         """Take them; the bucket that they belong to."""
         bucket = self.head = self.slide(now)
         self.buckets[bucket] = self.buckets.get(bucket, 0) + cost
+        self.opened[bucket] = self.opened.get(bucket, 0) + cost
         return bucket
+
+    def close(self, bucket: int, cost: int) -> None:
+        """What was reserved there is open no more."""
+        if bucket in self.opened:
+            self.opened[bucket] -= cost
+
+    def open(self) -> int:
+        """Units that have not settled, and may come back at any time."""
+        return sum(self.opened.values())
 
     def correct(self, bucket: int, delta: int) -> None:
         """A request settled: its bucket, if it still counts, changes by `delta`."""

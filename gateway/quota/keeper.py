@@ -31,9 +31,9 @@ MAX_STREAM = 1_000_000
 """Entries kept of a partition's stream while the ledger is away; past that the oldest go (docs/operations.md)."""
 GIVE_UP_S = 1.0
 """After a timeout: Redis has then read whatever was on its way, or is away for longer."""
-KINDS = {"requests": "w", "tokens": "w", "concurrency": "s", "cost": "b"}
-"""Measure -> kind of limit as the scripts know it: window, slots, budget."""
-KEYS = {"w": keys.limit_key, "s": keys.slots_key, "b": keys.budget_key}
+KINDS = {"requests": "w", "tokens": "t", "concurrency": "s", "cost": "b"}
+"""Measure -> kind of limit as the scripts know it: window, window of which settlements give back, slots, budget."""
+KEYS = {"w": keys.limit_key, "t": keys.limit_key, "s": keys.slots_key, "b": keys.budget_key}
 RECORDED_ONLY = 2
 """What settle.lua answers where the reservation was gone and only the event was recorded."""
 HEAD = 4

@@ -134,7 +134,6 @@ async def test_a_budget_reserves_the_most_that_a_request_can_cost_and_charges_wh
     event = await world.event(key)
     tokens_cost = 5 * DEAR["prompt"] + 2 * DEAR["output"]
     assert event.cost == tokens_cost + event.kv_cost
-    assert event.kv_cost > 0
     assert await spent(world, key) == event.cost
 
 

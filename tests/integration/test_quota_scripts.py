@@ -28,7 +28,7 @@ from redis import Redis
 
 from gateway.limits.budget import Budget, month_of
 from gateway.limits.partition import CLOCK_WRITTEN_EVERY_MS, Partition
-from gateway.limits.slots import Slots
+from gateway.limits.slots import SLOT_WAIT_MS, Slots
 from gateway.limits.window import Window
 from tests.support.missing import missing
 from tests.support.redis import RedisServer, redis_binary
@@ -39,6 +39,7 @@ LEASE_MS = 15_000
 BEGIN = 1_701_387_000_000  # half an hour before a month ends
 WINDOWS = {"few": (5, 60_000, 10_000), "fine": (40, 60_000, 1_000), "short": (12, 30_000, 10_000)}
 """Cap, window and bucket of each. The keys' own lives run by the real clock: windows are long beside a test's run."""
+GIVE_BACK = frozenset({"fine", "short"})
 SLOTS = {"lines": 3}
 BUDGETS = {"purse": 60}
 LONGEST_MS = 61_000
@@ -69,6 +70,8 @@ class Admitted:
 
 
 def kind(name: str) -> str:
+    if name in GIVE_BACK:
+        return "t"
     return "w" if name in WINDOWS else "s" if name in SLOTS else "b"
 
 
@@ -94,7 +97,7 @@ class AnyOrder(RuleBasedStateMachine):
         rules = {name: Window(*numbers) for name, numbers in WINDOWS.items()}
         slots, budgets = {n: Slots(cap) for n, cap in SLOTS.items()}, {n: Budget(cap) for n, cap in BUDGETS.items()}
         self.budgets = budgets
-        self.model = Partition({**rules, **slots, **budgets}, LEASE_MS)
+        self.model = Partition({**rules, **slots, **budgets}, LEASE_MS, GIVE_BACK)
         self.wall, self.elapsed = BEGIN, 0
         self.log: dict[str, Admitted] = {}
         self.scripts.set_wall(self.wall)
@@ -268,6 +271,22 @@ def test_a_window_admits_its_cap_and_the_refusal_names_the_millisecond_at_which_
     assert scripts.admit("req_6", LEASE_MS, limit)[0] == 1
     scripts.set_wall(1_000_003 + wait)
     assert scripts.admit("req_7", LEASE_MS, limit)[0] == 0
+
+
+def test_a_refusal_promises_no_moment_while_what_has_not_settled_may_cover_what_is_missing(scripts: Scripts) -> None:
+    scripts.redis.flushdb()
+    scripts.set_wall(1_000_000)
+
+    def asks(request: str, cost: int) -> list[int]:
+        return scripts.admit(request, LEASE_MS, [("t", "tokens", 100, 60_000, 1_000, cost)])[:2]
+
+    assert asks("req_0", 60) == asks("req_1", 40) == [0, 0]
+    assert asks("req_2", 10) == [SLOT_WAIT_MS, 1]
+    scripts.settle("req_0", [("t", "tokens", 60)])
+    scripts.settle("req_1", [("t", "tokens", 30)])
+    assert asks("req_3", 10) == [0, 0]
+    scripts.settle("req_3", [("t", "tokens", 10)])
+    assert asks("req_4", 10) == [61_000, 1], "all have settled: this is when the window moves on"
 
 
 def test_a_limit_that_refuses_leaves_the_others_untouched(scripts: Scripts) -> None:

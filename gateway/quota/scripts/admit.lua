@@ -2,7 +2,8 @@
 --
 -- KEYS  1 clock  2 held  3 lease  4 epoch  5... one for each limit: a window or a budget (hash), or slots (sorted set)
 -- ARGV  1 request id; '': only look, take nothing  2 lease in ms  3 note kept with the reservation, opaque here
---       then for each limit: kind (w window, s slots, b budget), cap, window ms, bucket ms (0 0 unless w), cost
+--       then for each limit: kind (w window, t window of which settlements give back, s slots, b budget), cap,
+--       window ms, bucket ms (0 0 unless w or t), cost
 --       (integers; cost <= cap)
 -- Returns integers: 1 milliseconds until it may be tried again, 0 when it is admitted
 --                   2 number of the limit that refused it for longest, 0 when it is admitted; -i when limit i is a
@@ -10,41 +11,50 @@
 --                   3 the organisation's epoch (epoch.lua)  4 born (clock.lua)
 --                   then for each limit: units left, milliseconds until the limit is whole again (0 for slots)
 --
--- A window: `sum` of its buckets, `tail` the oldest bucket kept, `head` the newest, and one field a bucket.
+-- A window: `sum` of its buckets, `tail` the oldest bucket kept, `head` the newest, and one field a bucket; kind t also
+-- `open`, the units in it that have not settled, and one field `o` a bucket of them.
 -- Slots: request id -> end of its lease. A budget: `month` (yyyymm) and `used`.
 -- A reservation: "kind bucket:cost,kind bucket:cost|prompt tokens|completion tokens|note", a budget's bucket its month.
 assert(#KEYS >= 4 and #ARGV == 3 + 5 * (#KEYS - 4), 'admit: KEYS and ARGV do not fit')
 local now, wall, born = partition_now(KEYS[1])
 local request = ARGV[1]
-local SLOT_WAIT = 100 -- a slot may come free at any time; whoever asks again a little later loses little
+local SLOT_WAIT = 100 -- what runs now may end at any time; whoever asks again a little later loses little
 local look, take, ask_again, month_now, month_left = {}, {}, {}, nil, nil
 
 function look.w(limit)
-  local state = redis.call('HMGET', limit.key, 'sum', 'tail', 'head')
+  local state = redis.call('HMGET', limit.key, 'sum', 'tail', 'head', 'open')
   local width, buckets = limit.width, limit.window / limit.width
   local bucket = math.floor(now / width)
   local sum, tail, head = tonumber(state[1]) or 0, tonumber(state[2]) or bucket, tonumber(state[3]) or bucket
+  local open = tonumber(state[4]) or 0
   if bucket < head then bucket = head end
   local oldest = bucket - buckets
   if tail < oldest then
     if head < oldest then
       redis.call('DEL', limit.key)
-      state[3], sum, tail, head = false, 0, bucket, bucket
+      state[3], sum, tail, head, open = false, 0, bucket, bucket, 0
     else
       local gone = {}
       for b = tail, oldest - 1 do gone[#gone + 1] = b end
       for _, units in ipairs(redis.call('HMGET', limit.key, unpack(gone))) do sum = sum - (tonumber(units) or 0) end
       redis.call('HDEL', limit.key, unpack(gone))
+      if limit.kind == 't' then
+        for i, b in ipairs(gone) do gone[i] = 'o' .. b end
+        for _, units in ipairs(redis.call('HMGET', limit.key, unpack(gone))) do open = open - (tonumber(units) or 0) end
+        redis.call('HDEL', limit.key, unpack(gone))
+        redis.call('HSET', limit.key, 'open', open)
+      end
       tail = oldest
       redis.call('HSET', limit.key, 'sum', sum, 'tail', tail)
     end
   end
-  limit.used, limit.tail, limit.head, limit.bucket = sum, tail, state[3] and head, bucket
+  limit.used, limit.tail, limit.head, limit.bucket, limit.open = sum, tail, state[3] and head, bucket, open
   limit.whole = function() return limit.used > 0 and (bucket + buckets + 1) * width - now or 0 end
 end
 
 function ask_again.w(limit)
   local missing, buckets = limit.used + limit.cost - limit.cap, {}
+  if limit.kind == 't' and missing <= limit.open then return SLOT_WAIT end -- what has not settled yet may cover it
   for b = limit.tail, limit.bucket do buckets[#buckets + 1] = b end
   for i, units in ipairs(redis.call('HMGET', limit.key, unpack(buckets))) do
     missing = missing - (tonumber(units) or 0)
@@ -62,7 +72,13 @@ function take.w(limit)
                limit.bucket, limit.cost)
     redis.call('PEXPIRE', limit.key, 2 * limit.window)
   end
+  if limit.kind == 't' then
+    redis.call('HINCRBY', limit.key, 'o' .. limit.bucket, limit.cost)
+    redis.call('HINCRBY', limit.key, 'open', limit.cost)
+  end
 end
+
+look.t, ask_again.t, take.t = look.w, ask_again.w, take.w
 
 function look.s(limit)
   redis.call('ZREMRANGEBYSCORE', limit.key, '-inf', now)

@@ -30,15 +30,21 @@ if ARGV[4] == 'expired' then
 end
 
 local correct = {}
-function correct.w(key, bucket, delta)
-  if delta == 0 then return end
+local function window(key, bucket, delta, reserved)
+  if delta == 0 and reserved == 0 then return end
   -- a bucket that has left the window, or a window that is gone, needs no correction and must not come back
   local tail = tonumber(redis.call('HGET', key, 'tail'))
   if tail and tonumber(bucket) >= tail then
     redis.call('HINCRBY', key, bucket, delta)
     redis.call('HINCRBY', key, 'sum', delta)
+    if reserved ~= 0 then
+      redis.call('HINCRBY', key, 'o' .. bucket, -reserved)
+      redis.call('HINCRBY', key, 'open', -reserved)
+    end
   end
 end
+function correct.w(key, bucket, delta) window(key, bucket, delta, 0) end
+correct.t = window
 function correct.s(key) redis.call('ZREM', key, ARGV[1]) end
 function correct.b(key, month, delta)
   if delta ~= 0 and redis.call('HGET', key, 'month') == month then redis.call('HINCRBY', key, 'used', delta) end
@@ -46,7 +52,7 @@ end
 
 local i = 5
 for kind, bucket, cost in string.gmatch(string.match(held, '^[^|]*'), '(%a)(%d+):(%d+)') do
-  correct[kind](KEYS[i], bucket, tonumber(ARGV[i]) - tonumber(cost))
+  correct[kind](KEYS[i], bucket, tonumber(ARGV[i]) - tonumber(cost), tonumber(cost))
   i = i + 1
 end
 assert(i == #KEYS + 1, 'settle: the limits are not those of the reservation')

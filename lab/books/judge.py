@@ -10,8 +10,8 @@
 - **away**: 503, gateway or Redis. Nothing, or one row of a reservation that nobody used: no tokens.
 - **broken**: the connection broke, because the gateway was killed. Listed apart, and so is `left` where the gateway was
   killed later: one row if the upstream was ever asked; what it charges is what the gateway last reported, or all where
-  it had settled; its bound is what was generated. No row where Redis had lost the reservation before: nobody is left who
-  knows of it.
+  it had settled; its bound is what was generated. No row where Redis had lost the reservation before: nobody is left
+  who knows of it.
 
 In every row the cost is that of its tokens, the reservation is that of its request, and no row has more than was
 reserved. What the upstream wrote down is the truth of what was generated.

@@ -23,6 +23,7 @@ from lab.house.client import Line, Seen
 from lab.house.house import Gateway, House
 from lab.house.postgres import PostgresServer, find_postgres
 from lab.house.redis import RedisHouse
+from lab.house.upstream import Order
 
 GATEWAYS, CLIENTS = 3, 48
 ORGANISATIONS, KEYS = 3, 6
@@ -165,6 +166,8 @@ class Trial:
         await asyncio.gather(*keepers)
         self._say(f"{len(self._log)} requests asked; waiting for the books to come to rest")
         await at_rest(self._house, AT_REST_S)
+        await self._once_more()
+        await at_rest(self._house, AT_REST_S)
 
     async def _client(self) -> None:
         lines = [Line(gateway.port) for gateway in self._house.gateways]
@@ -178,6 +181,17 @@ class Trial:
                 await asyncio.sleep(0.1)
                 seen = await self._ask(self._chance.choice(lines), one)
             self._log.append((one, seen))
+        for line in lines:
+            line.close()
+
+    async def _once_more(self) -> None:
+        """A plain request with each key: what Redis lost of a budget, the subject's next booking puts right."""
+        lines = [Line(gateway.port) for gateway in self._house.gateways]
+        for number in range(KEYS):
+            order = Order(id=f"last{number}", pieces=2)
+            one = Wish(name=order.id, kind="whole", key=number, order=order, max_tokens=2)
+            self._digests[end_user(self._organisations[number], one.name)] = one.name
+            self._log.append((one, await self._ask(lines[number % GATEWAYS], one)))
         for line in lines:
             line.close()
 

@@ -14,7 +14,7 @@ from tests.support.missing import missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
-REQUESTS, DEATHS = 1200, 9
+REQUESTS, DEATHS = 1200, 15
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

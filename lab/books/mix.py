@@ -42,12 +42,12 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     key: int
     order: Order
-    stream: bool
-    include_usage: bool
-    prompts: int
-    n: int
     max_tokens: int
-    leave_after: int | None
+    stream: bool = False
+    include_usage: bool = False
+    prompts: int = 1
+    n: int = 1
+    leave_after: int | None = None
     """The client hangs up after so many pieces."""
 
     @property

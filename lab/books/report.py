@@ -18,7 +18,9 @@ def markdown(books: Books) -> str:
     charged, generated = sum(one.charged for one in under_way), sum(one.generated for one in under_way)
     lines += [
         "",
-        "Deaths: " + ", ".join(f"{what} {number}" for what, number in books.deaths.items()) + ".",
+        "Deaths (gateways after an admission, after a settlement, after the last bytes of an answer; others): "
+        + ", ".join(f"{what} {number}" for what, number in books.deaths.items())
+        + ".",
         f"In flight in killed gateways: {len(under_way)} requests; output charged {charged}, "
         f"generated (the bound) {generated}.",
         f"{len(books.judged)} requests in {books.seconds:.0f} s. "

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lab.house.client import Line, Seen
 from lab.house.house import Gateway, House
 from lab.house.postgres import PostgresServer, find_postgres
 from lab.house.redis import RedisHouse
+from lab.house.upstream import Order
 
 GATEWAYS, CLIENTS = 3, 48
 ORGANISATIONS, KEYS = 3, 6
@@ -50,6 +52,7 @@ LOST_S = 1.0
 SAFE_S = 2.5
 """Gateways that live say again what Redis has lost: so none of them dies around the death of Redis."""
 
+FROM_OUTSIDE = "a gateway is killed"
 AHEAD = 0.15
 MEANWHILE = 40
 """Clients wait for a fault when they are so far ahead of its place, in parts of the run; while it acts, so many
@@ -135,7 +138,9 @@ class Trial:
         self._chance = chance
         self._say = say
         self._calm = house.folder / "calm"
-        self._lives: Counter[str] = Counter()
+        self._deaths: Counter[str] = Counter()
+        self._next_point = cycle(POINTS)
+        self._points: dict[str, str] = {}
         self._numbers = iter(range(requests))
         self._log: list[tuple[Wish, Seen]] = []
         self._tokens: list[str] = []
@@ -165,6 +170,8 @@ class Trial:
         await asyncio.gather(*keepers)
         self._say(f"{len(self._log)} requests asked; waiting for the books to come to rest")
         await at_rest(self._house, AT_REST_S)
+        await self._once_more()
+        await at_rest(self._house, AT_REST_S)
 
     async def _client(self) -> None:
         lines = [Line(gateway.port) for gateway in self._house.gateways]
@@ -181,6 +188,17 @@ class Trial:
         for line in lines:
             line.close()
 
+    async def _once_more(self) -> None:
+        """A plain request with each key: what Redis lost of a budget, the subject's next booking puts right."""
+        lines = [Line(gateway.port) for gateway in self._house.gateways]
+        for number in range(KEYS):
+            order = Order(id=f"last{number}", pieces=2)
+            one = Wish(name=order.id, kind="whole", key=number, order=order, max_tokens=2)
+            self._digests[end_user(self._organisations[number], one.name)] = one.name
+            self._log.append((one, await self._ask(lines[number % GATEWAYS], one)))
+        for line in lines:
+            line.close()
+
     def _allowed(self) -> float:
         """How many requests may have been begun by now; while a fault acts, more all the time."""
         if self._acting_since is None:
@@ -193,8 +211,7 @@ class Trial:
 
     def _arm(self, gateway: Gateway) -> None:
         """The next life of this gateway ends at the next of the points."""
-        point = POINTS[sum(self._lives.values()) % len(POINTS)]
-        self._lives[point] += 1
+        point = self._points[gateway.name] = next(self._next_point)
         after = round(self._between_deaths * self._chance.uniform(0.5, 1.5))
         gateway.run_as([sys.executable, "-m", "lab.books.mortal", point, str(after), str(self._calm)])
 
@@ -202,6 +219,7 @@ class Trial:
         """Start it again whenever it has died."""
         while not self._over or not gateway.alive:
             if not gateway.alive:
+                self._deaths[self._points[gateway.name]] += 1
                 self._arm(gateway)
                 gateway.start()
             await asyncio.sleep(0.05)
@@ -210,27 +228,29 @@ class Trial:
         """What dies from outside, in turn, as the run goes on."""
         house = self._house
         steps: list[tuple[float, str, Callable[[], Any]]] = [
-            (0.10, "a gateway is killed", lambda: self._kill_gateway(0)),
+            (0.10, FROM_OUTSIDE, lambda: self._kill_gateway(0)),
             (0.20, "Redis dies and loses a second", self._kill_redis),
             (0.40, "the ledger is killed", lambda: self._restart(house.workers["ledger"])),
             (0.50, "the database is stopped", self._stop_database),
             (0.65, "the reclaimer is killed", lambda: self._restart(house.workers["reclaimer"])),
             (0.75, "Redis dies and loses a second", self._kill_redis),
-            (0.90, "a gateway is killed", lambda: self._kill_gateway(1)),
+            (0.90, FROM_OUTSIDE, lambda: self._kill_gateway(1)),
         ]
         for at, what, act in steps:
             self._most = max(self._most, (at + AHEAD) * self._requests)
             while len(self._log) < at * self._requests:  # noqa: ASYNC110 - counted up by many clients
                 await asyncio.sleep(0.02)
             self._say(f"{len(self._log)} requests: {what}")
-            self._lives[what] += 1
+            self._deaths[what] += what != FROM_OUTSIDE  # counted when it is found dead
             self._acting_since = time.monotonic()
             await act()
             self._most, self._acting_since = self._allowed(), None
         self._most = self._requests
 
     async def _kill_gateway(self, number: int) -> None:
-        self._house.gateways[number].kill()
+        gateway = self._house.gateways[number]
+        self._points[gateway.name] = FROM_OUTSIDE
+        gateway.kill()
 
     async def _kill_redis(self) -> None:
         redis = self._chance.choice(self._house.redis.nodes)
@@ -273,6 +293,6 @@ class Trial:
             left_over=held(self._house),
             differences=await differences(self._house),
             strangers=len(rows.get("", ())),
-            deaths=dict(self._lives),
+            deaths=dict(+self._deaths),
             seconds=seconds,
         )

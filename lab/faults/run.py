@@ -199,10 +199,7 @@ def short(number: int, chance: random.Random) -> Wish:
         order=order,
         stream=stream,
         include_usage=stream,
-        prompts=1,
-        n=1,
         max_tokens=20,
-        leave_after=None,
     )
 
 

@@ -14,7 +14,7 @@ from lab.bench.quota_report import Cell, Memory, Step, markdown
 
 @pytest.fixture(scope="module")
 def result() -> Result:
-    return quota.run(rounds=1, requests=20, keys=[200, 400], principals=50)
+    return quota.run(rounds=1, requests=20, keys=[200, 400], principals=300)
 
 
 def test_an_admission_is_one_round_trip_and_a_settlement_another_however_many_limits_bind(result: Result) -> None:

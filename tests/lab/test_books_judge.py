@@ -19,10 +19,7 @@ WISH = Wish(
     order=ORDER,
     stream=True,
     include_usage=True,
-    prompts=1,
-    n=1,
     max_tokens=15,
-    leave_after=None,
 )
 PROMPT = WISH.prompt_tokens
 TRUTH = Truth("r1", PROMPT, 10, True)

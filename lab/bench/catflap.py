@@ -16,7 +16,8 @@ import redis
 
 from lab.bench.client import Client
 from lab.bench.errors import BenchError
-from lab.bench.processes import ROOT, START_S, free_port, last_line, run_once, running
+from lab.bench.processes import ROOT, START_S, last_line, run_once, running
+from lab.ports import free_port
 
 PLAN = "unlimited"
 CONTEXT_TOKENS = 100_000

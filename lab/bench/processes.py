@@ -29,13 +29,6 @@ def listen() -> socket.socket:
     return socket.create_server(("127.0.0.1", 0), backlog=1024)
 
 
-def free_port() -> int:
-    """A port that was free a moment ago, for a process that must open it by number."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
 @contextmanager
 def running(
     name: str,

@@ -16,9 +16,10 @@ from gateway.storage.migrate import migrate
 from lab.bench.catflap import program
 from lab.bench.client import Client
 from lab.bench.errors import BenchError
-from lab.bench.processes import START_S, free_port, last_line, listen
+from lab.bench.processes import START_S, last_line, listen
 from lab.house.program import Program
 from lab.house.redis import RedisHouse
+from lab.ports import free_port
 
 PEPPER = "the pepper of a house that is torn down"
 QUICK, HELD = "mock", "mock-stream"

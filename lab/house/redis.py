@@ -11,8 +11,9 @@ from typing import Any
 import redis
 
 from lab.bench.errors import BenchError
-from lab.bench.processes import START_S, free_port
+from lab.bench.processes import START_S
 from lab.house.program import Program
+from lab.ports import free_port
 
 KINDS = ("6.2", "7.0", "cluster")
 MASTERS = 3

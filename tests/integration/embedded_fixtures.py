@@ -21,7 +21,7 @@ from gateway.embedded.service import Service
 from gateway.embedded.supervisor import Supervisor
 from gateway.embedded.triton import find_parts, triton_service
 from gateway.fleet.file import parse_fleet
-from tests.support.ports import free_ports
+from lab.ports import free_ports
 
 WAIT_S = 30.0
 ROOT = Path(__file__).parents[2]

@@ -21,10 +21,10 @@ from gateway.fleet.transports.client import Timeouts
 from gateway.fleet.transports.grpc import GrpcTransport
 from gateway.fleet.transports.http import HttpTransport
 from lab.paced import Road, Served, by, order, rest
+from lab.ports import free_ports
 from tests.integration.embedded_fixtures import gone, need_triton
 from tests.support.eventually import eventually
 from tests.support.paced import Paced, paced_running
-from tests.support.ports import free_ports
 
 TIMEOUTS = Timeouts(1.0, 10.0, 10.0)
 REFUSALS = (

@@ -19,10 +19,10 @@ from gateway.workers import ledger as room
 from gateway.workers.budgets import AT_ONCE, LEAVE_ALONE, MOST, Budgets
 from gateway.workers.ledger import Ledger, Outage
 from gateway.workers.streams import Streams
+from lab.ports import free_ports
 from tests.support.books import audit, totals
 from tests.support.events import make_event
 from tests.support.ledger import append, booked
-from tests.support.ports import free_ports
 from tests.support.redis import RedisServer
 from tests.support.redis_cluster import RedisCluster
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.core.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.fleet.transports.client import HIGH_WATER, Client, Response, Timeouts
-from lab.bench.processes import free_port
+from lab.ports import free_port
 from tests.support.eventually import eventually
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

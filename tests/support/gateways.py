@@ -29,7 +29,7 @@ from gateway.quota.open import open_redis
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import migrate
 from gateway.workers.reclaimer import reclaim_partition
-from lab.bench.processes import free_port
+from lab.ports import free_port
 from tests.support.eventually import eventually
 from tests.support.http import Answer, exchange, request_bytes
 from tests.support.issuers import write_issuers

@@ -15,8 +15,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from gateway.quota.cluster import SLOTS
+from lab.ports import free_ports
 from tests.support.missing import missing
-from tests.support.ports import free_ports
 
 BUS = 10_000  # the nodes speak to each other on a port so much higher
 NODE_TIMEOUT_MS = 1000

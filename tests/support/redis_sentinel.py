@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.ports import free_ports
+from lab.ports import free_ports
 from tests.support.redis_cluster import TcpRedis, until
 
 NAME = "catflap-main"

@@ -5,7 +5,8 @@
 - **error**: as the answer (502, 504) or in the stream. One row, `failed` or `timeout`, with the tokens generated: all
   of them, or, where the upstream's connection broke, no fewer than the client got.
 - **left**: the client hung up. One row (none where it left before any answer), `cancelled`, or `completed` where it
-  left as the answer ended; no fewer tokens than it got, no more than were generated.
+  left as the answer ended; no fewer tokens than it got, no more than were generated. Or `refused` with no tokens, where
+  nobody waited for the admission any more.
 - **absent**: 400, 401, 429. Nothing.
 - **away**: 503, gateway or Redis. Nothing, or one row of a reservation that nobody used: no tokens.
 - **broken**: the connection broke, because the gateway was killed. Listed apart, and so is `left` where the gateway was
@@ -132,6 +133,8 @@ def _charged(wish: Wish, seen: Seen, row: Row, end: How, generated: int, *, in_f
         return "a row for a request that was refused"
     if end == "away":
         return f"{row.outcome}, {charged} tokens for a request that was turned away" if charged else None
+    if end == "left" and row.outcome == "refused" and not (charged or row.prompt_tokens or received):
+        return None
     if not in_flight and row.outcome not in ENDED[end]:
         return f"is {row.outcome}"
     if charged > generated:

@@ -165,7 +165,7 @@ class Quota:
             budgets = [limit for limit in limits if limit.measure == "cost"]
             month, _ = month_of(wall_ms())
             for limit, spent in zip(budgets, await self._spent_on(budgets, month), strict=True):
-                local.hear(limit, limit.cap - spent, wall_ms())
+                local.restore(limit, spent, wall_ms())
             answer = local.admit(unsettled.request, limits, costs, wall_ms())
         if answer.refused_by < 0:
             raise RedisUnavailable("budgets are not known")

@@ -117,7 +117,7 @@ async def test_what_redis_refuses_is_tried_with_growing_pauses_and_sent_with_the
         await asyncio.sleep(1)
         assert 2 <= int(await client.get("tried") or 0) <= 6
         await client.set("open", 1)
-        await client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await client.client_kill_filter(_type="normal", skipme=True)
 
         async def done() -> bool:
             return await client.get("done") == b"1"

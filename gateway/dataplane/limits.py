@@ -150,7 +150,8 @@ def denied(denial: Denial, now_ms: int) -> ApiError:
     """What a refused client reads at `now_ms` since the epoch. It never says a longer wait than is true."""
     limit, whose = denial.limit, f"this {denial.limit.level}"
     headers = tuple(limit_headers(denial.states))
-    if limit.measure == "cost":
+    wait = max(1, -(-denial.retry_after_ms // 1000))
+    if limit.measure == "cost" and denial.retry_after_ms >= limit.reset_ms:
         renewed = datetime.fromtimestamp((now_ms + denial.retry_after_ms) / 1000, UTC).date()
         return InsufficientQuota(
             f"The budget of {whose} is spent or has too little left for this request: {limit.cap / SCALE:.12g} cost "
@@ -158,12 +159,16 @@ def denied(denial: Denial, now_ms: int) -> ApiError:
             detail=limit.name,
             headers=(*headers, (b"x-should-retry", b"false")),
         )
-    if limit.measure == "concurrency":
+    if limit.measure == "cost":  # it has enough left, but not this gateway while it is alone
+        message = (
+            f"Rate limit reached: the part of the budget of {whose} that this gateway may spend at the moment has "
+        )
+        message += f"too little left for this request. Try again in {wait} s."
+    elif limit.measure == "concurrency":
         message = (
             f"Rate limit reached: {limit.cap} requests at a time for {whose}. Try again when one of them has ended."
         )
     else:
-        wait = max(1, -(-denial.retry_after_ms // 1000))
         what = limit.name.partition("@")[0].replace("_", " ")
         message = f"Rate limit reached: {limit.cap} {what} for {whose}. Try again in {wait} s."
     if limit.model:

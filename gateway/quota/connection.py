@@ -4,6 +4,7 @@ Commands of all concurrent requests are packed and written once per turn of the 
 and meet a queue of waiters. A request that waits longer than the timeout fails, and a breaker opens: after a timeout, a
 lost connection or a reply that says "not now", calls fail at once (nobody waits for a dead Redis), and
 `post` keeps its commands, bounded, until a PING has been answered. They must be idempotent: some are sent twice.
+One that is answered by an error is sent again after a pause, unless it can never be carried out: then it is dropped.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import hiredis
 import structlog
 
 from gateway.quota.address import Address
-from gateway.quota.replies import NOT_NOW, error_code
+from gateway.quota.replies import NOT_NOW, error_code, is_permanent
 from gateway.telemetry import metrics
 
 Argument = str | bytes | int
@@ -27,6 +28,8 @@ pack_command = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_comman
 
 LOOK_AGAIN_S = 0.002
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+LONGEST_RETRY_S = 30.0
+"""The pause between two tries of what Redis refuses doubles up to this; Redis itself is well meanwhile."""
 CONNECT_S = 1.0
 
 
@@ -59,6 +62,7 @@ class Waiting(NamedTuple):
     hear: Callable[[object], None] | None = None  # nobody waits, but somebody looks at the reply
     hops: int = 0  # redirections in a Cluster, so far
     asking: bool = False  # goes to the node that its slot is being moved to
+    refused: bool = False  # has been answered by an error, and is tried again
 
     def fail(self, why: str) -> None:
         """Tell who waits, if anybody does, that Redis is not there."""
@@ -101,6 +105,9 @@ class RedisConnection(asyncio.Protocol):
         self._take_over = take_over
         self._waiting: deque[Waiting] = deque()
         self._backlog: deque[Waiting] = deque()  # posted while away
+        self._refused: deque[Waiting] = deque()  # answered by an error, to be tried again
+        self._retry: asyncio.TimerHandle | None = None
+        self._retry_pause = FIRST_PAUSE_S
         self._outgoing: list[bytes] = []
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
@@ -215,9 +222,10 @@ class RedisConnection(asyncio.Protocol):
             waiting.fail("not connected")
 
     def take_backlog(self) -> deque[Waiting]:
-        """What is kept here, to be kept elsewhere."""
-        backlog, self._backlog = self._backlog, deque()
-        return backlog
+        """What is kept here, to be sent or kept elsewhere."""
+        kept = self._refused + self._backlog
+        self._refused, self._backlog = deque(), deque()
+        return kept
 
     def abandon(self) -> deque[Waiting]:
         """Hang up for good; what is kept here, to be kept elsewhere."""
@@ -259,12 +267,29 @@ class RedisConnection(asyncio.Protocol):
         self._send(waiting._replace(since=now))
 
     def _keep(self, waiting: Waiting) -> None:
-        if not waiting.keep and waiting.future is None:
-            return
-        if len(self._backlog) >= self._backlog_limit:
-            self._backlog.popleft()
+        nobody = waiting.future is None or waiting.future.done()
+        if waiting.keep or not nobody:
+            self._add(self._backlog, waiting)
+
+    def _add(self, kept: deque[Waiting], waiting: Waiting) -> None:
+        if len(kept) >= self._backlog_limit:
+            kept.popleft()
             self._on_dropped()
-        self._backlog.append(waiting)
+        kept.append(waiting)
+
+    def _try_later(self, waiting: Waiting) -> None:
+        """Redis refuses a kept command, and may not for ever: try it again, with growing pauses while it goes on so."""
+        self._add(self._refused, waiting._replace(hops=0, asking=False, refused=True))
+        if self._retry is None:
+            self._retry = self._loop.call_later(self._retry_pause, self._try_refused)
+            self._retry_pause = min(self._retry_pause * 2, LONGEST_RETRY_S)
+
+    def _try_refused(self) -> None:
+        self._retry = None
+        if self._ready:  # else they go with the backlog
+            refused, self._refused = self._refused, deque()
+            for waiting in refused:
+                self._send_kept(waiting)
 
     # -- receiving
 
@@ -287,7 +312,10 @@ class RedisConnection(asyncio.Protocol):
     def _answer(self, waiting: Waiting, reply: object) -> None:
         if isinstance(reply, hiredis.ReplyError):
             self._hear_error(waiting, str(reply))
-        elif waiting.future is None:
+            return
+        if waiting.refused:
+            self._retry_pause = FIRST_PAUSE_S
+        if waiting.future is None:
             if waiting.hear is not None:
                 waiting.hear(reply)
         elif not waiting.future.done():
@@ -304,9 +332,19 @@ class RedisConnection(asyncio.Protocol):
             self._keep(waiting)
             self._hang_up("not now")  # connecting anew asks who serves, and how it is, with growing pauses
         elif waiting.future is None:
-            log.error("redis_refused", error=code)
+            self._hear_refusal(waiting, code, text)
         elif not waiting.future.done():
             waiting.future.set_exception(RedisRefused(text))
+
+    def _hear_refusal(self, waiting: Waiting, code: str, text: str) -> None:
+        """An error in answer to what was posted."""
+        lost = waiting.keep and is_permanent(text)
+        if lost or not waiting.refused:  # what is tried again and again is said once
+            log.error("redis_refused", error=code, kept=waiting.keep and not lost)
+        if lost:
+            self._on_dropped()
+        elif waiting.keep:
+            self._try_later(waiting)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""

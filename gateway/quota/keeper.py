@@ -36,6 +36,8 @@ KINDS = {"requests": "w", "tokens": "t", "concurrency": "s", "cost": "b"}
 KEYS = {"w": keys.limit_key, "t": keys.limit_key, "s": keys.slots_key, "b": keys.budget_key}
 RECORDED_ONLY = 2
 """What settle.lua answers where the reservation was gone and only the event was recorded."""
+MAX_LOOKUPS = 1000
+"""Look-ups of spent budgets that requests share; past that, each request asks for itself."""
 HEAD = 4
 """Numbers of admit.lua's reply before those of the limits."""
 
@@ -72,6 +74,7 @@ class Quota:
         self._spent = spent
         self._on_late = on_late
         self._in_flight: dict[str, _Running] = {}
+        self._lookups: dict[_Lookup, asyncio.Task[Sequence[int]]] = {}
 
     async def admit(
         self,
@@ -169,7 +172,7 @@ class Quota:
             budgets = [limit for limit in limits if limit.measure == "cost"]
             month, _ = month_of(wall_ms())
             for limit, spent in zip(budgets, await self._spent_on(budgets, month), strict=True):
-                local.hear(limit, limit.cap - spent, wall_ms())
+                local.restore(limit, spent, wall_ms())
             answer = local.admit(unsettled.request, limits, costs, wall_ms())
         if answer.refused_by < 0:
             raise RedisUnavailable("budgets are not known")
@@ -186,7 +189,22 @@ class Quota:
         await self._connection.call(RESTORE, names, (month, "1", *spent))
 
     async def _spent_on(self, budgets: Sequence[Limit], month: int) -> Sequence[int]:
-        return await self._spent([(limit.subject, limit.model or "") for limit in budgets], month)
+        """As the ledger says. Requests that ask for the same at once share one look-up, its answer or its error;
+        nothing is remembered once it has ended, and it goes on when one of those who wait is cancelled."""
+        lookup: _Lookup = tuple((limit.subject, limit.model or "") for limit in budgets), month
+        task = self._lookups.get(lookup)
+        if task is None:
+            if len(self._lookups) >= MAX_LOOKUPS:
+                return await self._spent(*lookup)
+            task = self._lookups[lookup] = asyncio.create_task(self._look_up(lookup))
+            task.add_done_callback(_hear_error)
+        return await asyncio.shield(task)
+
+    async def _look_up(self, lookup: "_Lookup") -> Sequence[int]:
+        try:
+            return await self._spent(*lookup)
+        finally:
+            del self._lookups[lookup]
 
     def settle(self, reservation: Reservation, limits: tuple[Limit, ...], finished: RequestEvent) -> None:
         """Charge what `finished` used, give back the rest and record the event. Written at once, not awaited."""
@@ -231,6 +249,16 @@ class Quota:
     def _hear_settled(self, reply: object) -> None:
         if cast(list[object], reply)[0] == RECORDED_ONLY:
             self._on_late()
+
+
+_Lookup = tuple[tuple[tuple[str, str], ...], int]
+"""(subject, model or '') of some budgets, and the month."""
+
+
+def _hear_error(lookup: "asyncio.Task[Sequence[int]]") -> None:
+    """Its error is told to those who wait; where all were cancelled it is nobody's, and asyncio would complain."""
+    if not lookup.cancelled():
+        lookup.exception()
 
 
 class _Running(NamedTuple):

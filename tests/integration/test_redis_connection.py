@@ -67,6 +67,78 @@ async def test_an_error_reply_is_refused_to_its_caller_alone(redis_url: str) -> 
         assert await good == 1
 
 
+ANSWERS = (
+    "if redis.call('INCR', 'tried') <= 3 then return redis.error_reply('{}') end return redis.call('INCR', 'done')"
+)
+
+
+@pytest.mark.parametrize(
+    "error", ["BUSY planted", "NOAUTH planted", "NOPERM planted", "TRYAGAIN planted", "NOREPLICAS planted"]
+)
+async def test_an_error_that_means_not_now_counts_as_an_absence_and_loses_no_post(redis_url: str, error: str) -> None:
+    dropped: list[int] = []
+    client = Redis.from_url(redis_url)
+    async with connected(redis_url, on_dropped=lambda: dropped.append(1)) as connection:
+        with pytest.raises(RedisUnavailable):  # and so a gateway that goes on alone does so
+            await connection.call(Script(ANSWERS.format(error)), [], [])
+        await eventually(lambda: connection.ready, what="the reconnection")
+        connection.post(Script(ANSWERS.format(error)), ["k"], [])
+
+        async def done() -> bool:
+            return await client.get("done") == b"1"
+
+        await eventually(done, what="the post")
+        assert not dropped
+    await client.aclose()
+
+
+async def test_a_post_that_redis_refuses_for_a_while_is_tried_again_and_others_go_on(redis_url: str) -> None:
+    dropped: list[int] = []
+    heard: list[object] = []
+    client = Redis.from_url(redis_url)
+    async with connected(redis_url, on_dropped=lambda: dropped.append(1)) as connection:
+        since = connection.connected_since("k")
+        connection.post(Script(ANSWERS.format("ERR planted")), ["k"], [], hear=heard.append)
+        assert await connection.call(ADD, ["k"], [1]) == 1
+        await eventually(lambda: heard == [1], what="the post")
+        assert connection.connected_since("k") == since, "the connection is well"
+        assert not dropped
+    await client.aclose()
+
+
+async def test_what_redis_refuses_is_tried_with_growing_pauses_and_sent_with_the_rest_after_an_absence(
+    redis_server: RedisServer,
+) -> None:
+    client = Redis.from_url(redis_server.url)
+    refusing = Script("redis.call('INCR', 'tried') if redis.call('EXISTS', 'open') == 0 then "
+                      "return redis.error_reply('ERR planted') end return redis.call('INCR', 'done')")  # fmt: skip
+    async with connected(redis_server.url) as connection:
+        connection.post(refusing, ["k"], [])
+        await asyncio.sleep(1)
+        assert 2 <= int(await client.get("tried") or 0) <= 6
+        await client.set("open", 1)
+        await client.client_kill_filter(_type="normal", skipme=True)
+
+        async def done() -> bool:
+            return await client.get("done") == b"1"
+
+        await eventually(done, what="the post")
+    await client.aclose()
+
+
+@pytest.mark.parametrize("never", ["assert(false, 'planted')", "return redis.call('HGET', 'text', 'a')"])
+async def test_a_post_that_can_never_be_carried_out_is_dropped_and_counted(redis_url: str, never: str) -> None:
+    dropped: list[int] = []
+    client = Redis.from_url(redis_url)
+    await client.set("text", "x")
+    async with connected(redis_url, on_dropped=lambda: dropped.append(1)) as connection:
+        connection.post(Script(never), ["k"], [])
+        connection.post(Script(never), ["k"], [], keep=False)
+        assert await connection.call(ADD, ["k"], [1]) == 1
+        await eventually(lambda: dropped == [1], what="the count")
+    await client.aclose()
+
+
 async def test_a_call_that_was_given_up_takes_nobody_elses_reply(redis_url: str) -> None:
     async with connected(redis_url) as connection:
         given_up = connection.call(ADD, ["a"], [7])

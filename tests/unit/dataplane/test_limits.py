@@ -81,6 +81,14 @@ def test_a_spent_budget_is_another_error_that_clients_do_not_retry_and_says_when
     assert "5 cost units a month, 1.999 left. It is renewed on 2026-12-01 (UTC)" in error.message
 
 
+def test_a_budget_of_which_only_a_gateways_part_is_short_is_asked_for_again_soon() -> None:
+    state = LimitState("cost_per_month", "cost", "organisation", 5000, 100, 3_600_000)
+    error = denied(Denial(state, 5000, None, (state,)), 1_796_079_600_000)
+    assert (error.status, error.type, error.code) == (429, "requests", "rate_limit_exceeded")
+    assert error.retry_after_ms == 5000
+    assert "Try again in 5 s" in error.message
+
+
 def test_limits_are_listed_with_costs_in_cost_units() -> None:
     states = (
         LimitState("requests_per_minute", "requests", "key", 7, 3, 60_000, 60_000),

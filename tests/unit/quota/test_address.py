@@ -10,7 +10,7 @@ from gateway.commands.console import read_settings
 from gateway.quota import keys
 from gateway.quota.address import Address, ClusterAddress, SentinelAddress, parse_redis_url
 from gateway.quota.cluster import SLOTS, read_map, slot_of
-from gateway.quota.replies import error_code
+from gateway.quota.replies import error_code, is_permanent
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,26 @@ def test_where_one_server_is_needed_more_are_refused() -> None:
 )
 def test_an_error_reply_is_known_by_its_code_also_inside_a_script(text: str, code: str) -> None:
     assert error_code(text) == code
+
+
+@pytest.mark.parametrize(
+    ("text", "permanent"),
+    [
+        ("ERR user_script:21: settle: KEYS and ARGV do not fit script: abc, on @user_script:21.", True),
+        ("ERR Error running script (call to f_ab): @user_script:9: user_script:9: assertion failed!", True),
+        ("ERR Error compiling script (new function): user_script:1: '=' expected near '<eof>'", True),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value script: abc, on @user_script:1.", True),
+        ("ERR Error running script (call to f_ab): @user_script:9: @user_script: 9: -WRONGTYPE Operation", True),
+        ("ERR The user executing the script can't run this command script: abc, on @user_script:1.", False),
+        ("ERR Error running script (call to f_ab): @user_script:9: @user_script: 9: Script killed by user", False),
+        ("ERR Script killed by user with SCRIPT KILL. script: abc, on @user_script:1.", False),
+        ("NOREPLICAS Not enough good replicas to write. script: abc, on @user_script:1.", False),
+        ("ERR max number of clients reached", False),
+        ("SOMETHING new", False),
+    ],
+)
+def test_only_an_error_of_the_script_or_of_the_key_itself_is_permanent(text: str, permanent: bool) -> None:
+    assert is_permanent(text) is permanent
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -24,6 +24,10 @@ GROWTH: dict[type[Normalizer], int] = {NFC: 3, NFD: 3, NFKC: 11, NFKD: 11}
 
 UNBOUNDED = 1 << 62
 """More tokens than any context takes: the text has to be counted."""
+
+
+Aside = Callable[[Callable[[], list[int]]], Awaitable[list[int]]]
+"""Does long work off the event loop: a thread of its own, or a turn among others."""
 
 
 class TokenCounter(Protocol):
@@ -84,18 +88,17 @@ class TokenizerCounter:
         return -(-len(text) // self._longest) if self._longest else 0
 
     async def count(self, text: str) -> int:
-        """See TokenCounter. `encode_batch` lets other threads run meanwhile; `encode` does not."""
-        if len(text) <= LONG_TEXT:
-            return self._count(text)
-        return await asyncio.to_thread(self._count, text)
+        """See TokenCounter."""
+        return (await self.count_each([text]))[0]
 
-    async def count_each(self, texts: Sequence[str]) -> list[int]:
-        """`count` of each text, all of them off the event loop when they are long together."""
+    async def count_each(self, texts: Sequence[str], aside: Aside = asyncio.to_thread) -> list[int]:
+        """`count` of each text, all of them `aside` when they are long together."""
         if sum(map(len, texts)) <= LONG_TEXT:
             return [self._count(text) for text in texts]
-        return await asyncio.to_thread(lambda: [self._count(text) for text in texts])
+        return await aside(lambda: [self._count(text) for text in texts])
 
     def _count(self, text: str) -> int:
+        # `encode_batch` lets other threads run meanwhile; `encode` does not.
         return len(self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
 
 
@@ -120,10 +123,10 @@ def longest_token(tokenizer: Tokenizer) -> int:
     return max(len(token.encode()) for token in vocabulary)
 
 
-async def count_each(counter: TokenCounter, texts: Sequence[str]) -> list[int]:
-    """The number of tokens of each of many texts."""
+async def count_each(counter: TokenCounter, texts: Sequence[str], aside: Aside = asyncio.to_thread) -> list[int]:
+    """The number of tokens of each of many texts; where counting them takes long, it is done `aside`."""
     if isinstance(counter, TokenizerCounter):
-        return await counter.count_each(texts)
+        return await counter.count_each(texts, aside)
     return [await counter.count(text) for text in texts]
 
 

@@ -42,7 +42,7 @@ def measured(model: ServedTensors, *tensors: Tensor, cap: int | None = None) -> 
     prompt = tensor_prompt("infer", "m", tensors, model)
     limit = Limit("tokens_per_minute", "key", "k", "tokens", cap or 0, 60_000, 1_000, None, Weights())
     limits = () if cap is None else (limit,)
-    found = asyncio.run(measure_tensors(prompt, model.render(prompt), model, 20, limits))
+    found = asyncio.run(measure_tensors(prompt, model.render(prompt), model, 20, limits, asyncio.to_thread))
     assert found.exact
     assert (found.max_tokens, found.ceiling.completion_tokens) == (0, 0)
     return found.ceiling.prompt_tokens

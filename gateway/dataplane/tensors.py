@@ -28,7 +28,7 @@ from gateway.fleet.signature import Signature
 from gateway.fleet.tokens import Aside, count_each
 from gateway.limits.plans import Limit
 from gateway.wire.embeddings import MAX_TEXTS
-from gateway.wire.kserve_infer import InferRequest, decode_infer, encode_infer, pack_numbers
+from gateway.wire.kserve_infer import MAX_JSON_BYTES, InferRequest, decode_infer, encode_infer, pack_numbers
 from gateway.wire.sse import frame
 
 Settle = Callable[[], None]
@@ -211,6 +211,10 @@ async def ask(services: Services, call: Call, asked: Asked, tried: list[str]) ->
 
 def _from_fields(body: bytes, signature: Signature) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
     """The inputs in a body of the generate extension: values, or flat lists of values, by their tensors' names."""
+    if len(body) > MAX_JSON_BYTES:
+        raise InvalidRequest(
+            f"The JSON of this request has {len(body)} bytes; at most {MAX_JSON_BYTES} are taken. Send less at once."
+        )
     try:
         given = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:

@@ -8,6 +8,7 @@ from gateway.core.errors import ContextLengthExceeded, InvalidRequest, TooLargeF
 from gateway.core.prompt import Prompt
 from gateway.core.reservation import Denial
 from gateway.fleet.models import ServedModel
+from gateway.fleet.tokens import Aside
 from gateway.limits.plans import Limit
 from gateway.limits.weights import SCALE
 
@@ -27,20 +28,21 @@ async def measure(
     model: ServedModel,
     default_max_tokens: int,
     limits: tuple[Limit, ...],
+    aside: Aside,
     *,
     exactly: bool = False,
 ) -> Measured:
-    """Raises ContextLengthExceeded, InvalidRequest, TooLargeForPlan.
+    """Raises ContextLengthExceeded, InvalidRequest, TooLargeForPlan, and what `aside` raises.
 
     Prompts are first bounded by their bytes, which costs nothing; they are counted with the model's tokenizer only
-    where that bound would not fit, or when `exactly` is asked for.
+    where that bound would not fit, or when `exactly` is asked for; long ones `aside`.
     """
     counts, exact = [model.bound(text) for text in texts], model.counter.exact
     choices = len(texts) * prompt.n
     if not exact:
         _refuse_the_hopeless(prompt, texts, model)
     if not exact and (exactly or not _fits(counts, prompt, model, default_max_tokens, choices, limits)):
-        counts, exact = [await model.count(text) for text in texts], True
+        counts, exact = await model.count_each(texts, aside), True
     max_tokens = _max_tokens(prompt, model, max(counts), default_max_tokens)
     if prompt.max_tokens is None:
         # a default must not refuse what the client never asked for

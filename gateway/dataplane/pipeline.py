@@ -1,6 +1,7 @@
 """THE request path: authenticate, parse, measure, admit, route, stream, settle. One named call a line."""
 
 import asyncio
+from functools import partial
 
 from gateway.core.errors import ApiError, InternalError, RequestTimeout, Unavailable, UpstreamTimeout
 from gateway.core.event import Outcome
@@ -49,10 +50,19 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
     call.choices = call.prompt.n * len(call.texts) or 1
     grant = services.plans.of(call.caller, call.model)
     call.limits = grant.limits
-    call.measured = await kind.measure(call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits)
+    await _measure(services, kind, call, grant)
     await _admit(services, kind, call, grant)
     await _check_epoch(services, kind, call, known)
     await kind.answer(services, call, lambda: _settle(services, call, "completed"))
+
+
+async def _measure(services: Services, kind: EndpointKind, call: Call, grant: Grant, **exactly: bool) -> None:
+    """What is long is counted when it is the principal's turn."""
+    assert call.caller is not None
+    aside = partial(services.counting.run, call.caller.principal)
+    call.measured = await kind.measure(
+        call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits, aside, **exactly
+    )
 
 
 async def _admit(services: Services, kind: EndpointKind, call: Call, grant: Grant) -> None:
@@ -61,9 +71,7 @@ async def _admit(services: Services, kind: EndpointKind, call: Call, grant: Gran
     call.end_user = digest_end_user(services.pepper, call.caller, call.prompt.end_user)
     admitted = await _reserve(services, call)
     if isinstance(admitted, Denial) and counting_may_help(call.measured, call.limits, admitted):
-        call.measured = await kind.measure(
-            call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits, exactly=True
-        )
+        await _measure(services, kind, call, grant, exactly=True)
         admitted = await _reserve(services, call)
     if isinstance(admitted, Denial):
         services.tally.denial(admitted.limit.name, call.caller.plan)

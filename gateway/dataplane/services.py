@@ -1,7 +1,8 @@
 """What the data plane works with; put together by gateway/app.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from gateway.dataplane.counting import Counting
 from gateway.dataplane.limits import Plans
 from gateway.fleet.health import Health
 from gateway.fleet.models import Served
@@ -39,3 +40,4 @@ class Services:
     quota: Quota
     tally: Tally
     access_log: AccessLog
+    counting: Counting = field(default_factory=Counting)

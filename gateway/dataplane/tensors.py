@@ -25,10 +25,10 @@ from gateway.dataplane.services import Services
 from gateway.fleet.adapters.tensors import Asked
 from gateway.fleet.models import Served, ServedTensors
 from gateway.fleet.signature import Signature
-from gateway.fleet.tokens import count_each
+from gateway.fleet.tokens import Aside, count_each
 from gateway.limits.plans import Limit
 from gateway.wire.embeddings import MAX_TEXTS
-from gateway.wire.kserve_infer import InferRequest, decode_infer, encode_infer, pack_numbers
+from gateway.wire.kserve_infer import MAX_JSON_BYTES, InferRequest, decode_infer, encode_infer, pack_numbers
 from gateway.wire.sse import frame
 
 Settle = Callable[[], None]
@@ -164,14 +164,15 @@ def _check_parameters(parameters: Mapping[str, object], model: ServedTensors) ->
 
 
 async def measure_tensors(
-    prompt: Prompt, texts: tuple[str, ...], model: ServedTensors, _default: int, limits: tuple[Limit, ...]
+    prompt: Prompt, texts: tuple[str, ...], model: ServedTensors, _default: int, limits: tuple[Limit, ...], aside: Aside
 ) -> Measured:
-    """What is reserved is what will be charged. Raises ContextLengthExceeded, TooLargeForPlan."""
+    """What is reserved is what will be charged. Raises ContextLengthExceeded, TooLargeForPlan, and what `aside`
+    raises."""
     context, counter = model.entry.context_tokens, model.counter
     longest = max((counter.floor(text) for text in texts), default=0) if counter is not None else 0
     counts = []
     if counter is not None and (context is None or longest <= context):
-        counts = await count_each(counter, texts)
+        counts = await count_each(counter, texts, aside)
         longest = max(counts, default=0)
     if context is not None and longest > context:
         raise ContextLengthExceeded(
@@ -210,6 +211,10 @@ async def ask(services: Services, call: Call, asked: Asked, tried: list[str]) ->
 
 def _from_fields(body: bytes, signature: Signature) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
     """The inputs in a body of the generate extension: values, or flat lists of values, by their tensors' names."""
+    if len(body) > MAX_JSON_BYTES:
+        raise InvalidRequest(
+            f"The JSON of this request has {len(body)} bytes; at most {MAX_JSON_BYTES} are taken. Send less at once."
+        )
     try:
         given = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:

@@ -11,7 +11,7 @@ from gateway.fleet.file import Endpoint, Fleet, Model, TensorModel
 from gateway.fleet.health import Health
 from gateway.fleet.signature import Signature
 from gateway.fleet.template import Renderer, read_template
-from gateway.fleet.tokens import TokenCounter, read_counter
+from gateway.fleet.tokens import Aside, TokenCounter, count_each, read_counter
 from gateway.limits.weights import SCALE, Price, Weights, thousandths
 
 
@@ -42,9 +42,9 @@ class ServedModel:
         """At least so many tokens is the text."""
         return self.counter.floor(text) + self.entry.special_tokens
 
-    async def count(self, text: str) -> int:
-        """Exactly so many tokens is the text, with what the backend adds."""
-        return await self.counter.count(text) + self.entry.special_tokens
+    async def count_each(self, texts: Sequence[str], aside: Aside) -> list[int]:
+        """Exactly so many tokens is each text, with what the backend adds; long ones are counted `aside`."""
+        return [count + self.entry.special_tokens for count in await count_each(self.counter, texts, aside)]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """How many tokens a text is: a bound that costs nothing, and the exact count for when the bound is not enough."""
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from tokenizers import Tokenizer
+from tokenizers.normalizers import NFC, NFD, NFKC, NFKD, Normalizer
+from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from gateway.fleet.file import FleetError
@@ -15,6 +18,16 @@ LONG_TEXT = 4096
 
 LONGEST_PREFIX = 3
 """Bytes that a pre-tokenizer may put in front of a text: a space, or SentencePiece's mark U+2581."""
+
+GROWTH: dict[type[Normalizer], int] = {NFC: 3, NFD: 3, NFKC: 11, NFKD: 11}
+"""How many times its bytes in UTF-8 a text can have in each of Unicode's forms. None of them changes ASCII."""
+
+UNBOUNDED = 1 << 62
+"""More tokens than any context takes: the text has to be counted."""
+
+
+Aside = Callable[[Callable[[], list[int]]], Awaitable[list[int]]]
+"""Does long work off the event loop: a thread of its own, or a turn among others."""
 
 
 class TokenCounter(Protocol):
@@ -51,39 +64,53 @@ class ByteCounter:
 
 class TokenizerCounter:
     """A model with a `tokenizer.json`. A byte-level tokenizer never makes more tokens than there are bytes, once the
-    text is normalized (NFC can triple a letter's bytes) and has what is put in front of it."""
+    text is normalized and has what is put in front of it. Long texts are not normalized to bound them (a second for
+    5 MB): what Unicode's forms can make of them is known, and what others can is `UNBOUNDED`."""
 
     exact = False
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._normalizer = tokenizer.normalizer
+        self._growth = growth(tokenizer.normalizer)
         self._longest = longest_token(tokenizer)
 
     def bound(self, text: str) -> int:
         """See TokenCounter."""
-        if self._normalizer is not None:
-            text = self._normalizer.normalize_str(text)
-        return LONGEST_PREFIX + (len(text) if text.isascii() else len(text.encode()))
+        if self._growth is not None and text.isascii():
+            return LONGEST_PREFIX + len(text)
+        if self._normalizer is not None and len(text) <= LONG_TEXT:
+            return LONGEST_PREFIX + len(self._normalizer.normalize_str(text).encode())
+        return UNBOUNDED if self._growth is None else LONGEST_PREFIX + self._growth * len(text.encode())
 
     def floor(self, text: str) -> int:
         """See TokenCounter. Characters are no more than bytes, so they will do."""
         return -(-len(text) // self._longest) if self._longest else 0
 
     async def count(self, text: str) -> int:
-        """See TokenCounter. `encode_batch` lets other threads run meanwhile; `encode` does not."""
-        if len(text) <= LONG_TEXT:
-            return self._count(text)
-        return await asyncio.to_thread(self._count, text)
+        """See TokenCounter."""
+        return (await self.count_each([text]))[0]
 
-    async def count_each(self, texts: Sequence[str]) -> list[int]:
-        """`count` of each text, all of them off the event loop when they are long together."""
+    async def count_each(self, texts: Sequence[str], aside: Aside = asyncio.to_thread) -> list[int]:
+        """`count` of each text, all of them `aside` when they are long together."""
         if sum(map(len, texts)) <= LONG_TEXT:
             return [self._count(text) for text in texts]
-        return await asyncio.to_thread(lambda: [self._count(text) for text in texts])
+        return await aside(lambda: [self._count(text) for text in texts])
 
     def _count(self, text: str) -> int:
+        # `encode_batch` lets other threads run meanwhile; `encode` does not.
         return len(self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
+
+
+def growth(normalizer: Normalizer | None) -> int | None:
+    """How many times its bytes a text can have once it is normalized; None where that is not known."""
+    if normalizer is None:
+        return 1
+    if isinstance(normalizer, Normalizers):
+        each = [growth(one) for one in normalizer]  # type: ignore[attr-defined]
+        known = [times for times in each if times is not None]
+        return math.prod(known) if len(known) == len(each) else None
+    return GROWTH.get(type(normalizer))
 
 
 def longest_token(tokenizer: Tokenizer) -> int:
@@ -96,10 +123,10 @@ def longest_token(tokenizer: Tokenizer) -> int:
     return max(len(token.encode()) for token in vocabulary)
 
 
-async def count_each(counter: TokenCounter, texts: Sequence[str]) -> list[int]:
-    """The number of tokens of each of many texts."""
+async def count_each(counter: TokenCounter, texts: Sequence[str], aside: Aside = asyncio.to_thread) -> list[int]:
+    """The number of tokens of each of many texts; where counting them takes long, it is done `aside`."""
     if isinstance(counter, TokenizerCounter):
-        return await counter.count_each(texts)
+        return await counter.count_each(texts, aside)
     return [await counter.count(text) for text in texts]
 
 

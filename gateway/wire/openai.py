@@ -3,6 +3,8 @@
 Schema: OpenAI API reference, "Create chat completion" and "Create completion", as of November 2026.
 """
 
+import re
+from itertools import islice
 from operator import attrgetter
 from typing import Annotated, Any
 
@@ -15,6 +17,16 @@ from gateway.wire.reading import decode
 
 MAX_CHOICES = 16
 """Choices of one request, prompts times `n`: each is a generation of its own on a GPU."""
+
+MAX_MESSAGES = 2048
+"""Messages of one chat: reading and rendering them takes its time on the event loop."""
+MAX_PARTS = 2048
+"""Parts of text in all messages of a chat."""
+MAX_OBJECTS = MAX_MESSAGES + MAX_PARTS + 1024
+"""JSON objects in the body of a chat."""
+
+_OBJECT = re.compile(rb'\{[ \t\r\n]*"')
+"""Where an object with fields begins. In a text quotes are escaped, so there is one only where it ends with a brace."""
 
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 TopP = Annotated[float, Meta(gt=0, le=1)]
@@ -77,7 +89,7 @@ class _Common(SamplingFields, forbid_unknown_fields=True, kw_only=True):
 
 
 class ChatRequest(_Common, forbid_unknown_fields=True, kw_only=True):
-    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Cap | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -142,7 +154,14 @@ _completion_decoder = msgspec.json.Decoder(CompletionRequest)
 
 
 def decode_chat(body: bytes) -> ChatRequest:
-    """The request in a body of `/v1/chat/completions`. Raises InvalidRequest."""
+    """The request in a body of `/v1/chat/completions`. Raises InvalidRequest, before anything is built where the body
+    has more objects than messages and parts may be."""
+    if body.count(b"{") > MAX_OBJECTS and next(islice(_OBJECT.finditer(body), MAX_OBJECTS, None), None) is not None:
+        raise InvalidRequest(
+            f"Invalid value for 'messages': at most {MAX_MESSAGES} messages, of {MAX_PARTS} content parts in all, are "
+            "taken. Join some of them.",
+            param="messages",
+        )
     return decode(_chat_decoder, body)
 
 
@@ -166,7 +185,7 @@ def chat_prompt(request: ChatRequest, abilities: frozenset[str]) -> Prompt:
     return Prompt(
         endpoint="chat",
         model=request.model,
-        messages=tuple(_message(message, i) for i, message in enumerate(request.messages)),
+        messages=_messages(request.messages),
         sampling=sampling_of(request, (top or 0) if request.logprobs else None, abilities),
         max_tokens=caps.get(binds),
         max_tokens_name=binds,
@@ -207,6 +226,16 @@ def _refuse(names: tuple[str, ...], values: tuple[Any, ...]) -> None:
             raise UnsupportedParameter(
                 f"Unsupported parameter: '{name}' is not supported with this model. Leave it out.", param=name
             )
+
+
+def _messages(messages: list[ChatMessage]) -> tuple[Message, ...]:
+    if sum(len(message.content) for message in messages if type(message.content) is list) > MAX_PARTS:
+        raise InvalidRequest(
+            f"Invalid value for 'messages': at most {MAX_PARTS} content parts in all messages are taken. Join some of "
+            "them.",
+            param="messages",
+        )
+    return tuple(_message(message, i) for i, message in enumerate(messages))
 
 
 def _message(message: ChatMessage, index: int) -> Message:

@@ -55,7 +55,8 @@ def measured(
     special: int = 0, counter: Halves | None = None,
 ) -> tuple[int, int]:  # fmt: skip
     prompt = Prompt(endpoint="completions", model="demo", texts=tuple(texts), max_tokens=max_tokens, n=n)
-    found = asyncio.run(measure(prompt, prompt.texts, model(counter or Halves(), special), default, tokens_limit(cap)))
+    served = model(counter or Halves(), special)
+    found = asyncio.run(measure(prompt, prompt.texts, served, default, tokens_limit(cap), asyncio.to_thread))
     return found.max_tokens, found.ceiling.prompt_tokens + found.ceiling.completion_tokens
 
 

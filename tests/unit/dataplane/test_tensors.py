@@ -20,6 +20,7 @@ from gateway.fleet.signature import Signature, TensorSpec
 from gateway.fleet.tokens import ByteCounter
 from gateway.limits.plans import Limit
 from gateway.limits.weights import Weights
+from gateway.wire.kserve_infer import MAX_JSON_BYTES
 
 
 def served(*, charge: Charge | None = None, tokenizer: bool = False, context: int | None = None) -> ServedTensors:
@@ -42,7 +43,7 @@ def measured(model: ServedTensors, *tensors: Tensor, cap: int | None = None) -> 
     prompt = tensor_prompt("infer", "m", tensors, model)
     limit = Limit("tokens_per_minute", "key", "k", "tokens", cap or 0, 60_000, 1_000, None, Weights())
     limits = () if cap is None else (limit,)
-    found = asyncio.run(measure_tensors(prompt, model.render(prompt), model, 20, limits))
+    found = asyncio.run(measure_tensors(prompt, model.render(prompt), model, 20, limits, asyncio.to_thread))
     assert found.exact
     assert (found.max_tokens, found.ceiling.completion_tokens) == (0, 0)
     return found.ceiling.prompt_tokens
@@ -135,3 +136,12 @@ def test_a_response_that_is_an_error_or_none_is_told_in_our_words(response: byte
     with pytest.raises(UpstreamFailed) as failed:
         tensors._frame("mine", {"out": None}, response)
     assert "insides" not in failed.value.message
+
+
+def test_the_json_of_a_decoupled_models_inputs_is_bounded_as_that_of_infer_is() -> None:
+    signature = Signature({"s": TensorSpec("s", "BYTES", (-1,))}, {}, frozenset(), 0, True)
+    frame = len(b'{"s":""}')
+    fits, beyond = (b'{"s":"%b"}' % (b"x" * (MAX_JSON_BYTES - frame + more)) for more in (0, 1))
+    assert tensors._from_fields(fits, signature)[1][0].elements == 1
+    with pytest.raises(InvalidRequest, match=f"{MAX_JSON_BYTES + 1} bytes; at most {MAX_JSON_BYTES}"):
+        tensors._from_fields(beyond, signature)

@@ -13,6 +13,7 @@ from openai.types.chat.chat_completion_content_part_text_param import ChatComple
 
 from gateway.core.errors import InvalidRequest, UnsupportedParameter
 from gateway.core.prompt import Message, Prompt
+from gateway.wire import openai
 from gateway.wire.openai import MAX_CHOICES, chat_prompt, completion_prompt, decode_chat, decode_completion
 
 ALL = frozenset({"logprobs", "logit_bias"})
@@ -263,3 +264,58 @@ def test_an_unpaired_surrogate_is_refused_or_survives_the_way_to_the_backend() -
     except InvalidRequest:
         return
     prompt.messages[0].content.encode()
+
+
+def chat_of(messages: list[Any], **fields: Any) -> bytes:
+    return json.dumps({"model": "m", "messages": messages, **fields}).encode()
+
+
+MESSAGE, PART = {"role": "user", "content": "a"}, {"type": "text", "text": "a"}
+
+
+def test_as_many_messages_and_parts_as_may_be_are_taken() -> None:
+    parted = [{"role": "user", "content": [PART]}] * 2048
+    assert len(chat_prompt(decode_chat(chat_of(parted)), ALL).messages) == 2048
+    whole = chat_prompt(decode_chat(chat_of([{"role": "user", "content": [PART] * 2048}])), ALL)
+    assert whole.messages[0].content == "a" * 2048
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [MESSAGE] * 2049,
+        [{"role": "user", "content": [PART] * 2049}],
+        [{"role": "user", "content": [PART] * 1025}] * 2,
+    ],
+)
+def test_more_messages_or_parts_than_that_are_refused_and_the_field_named(messages: list[Any]) -> None:
+    with pytest.raises(InvalidRequest, match="2048") as refused:
+        chat_prompt(decode_chat(chat_of(messages)), ALL)
+    assert refused.value.param == "messages"
+
+
+@pytest.mark.parametrize("gap", ["", " ", "\n\t ", "\r"])
+@pytest.mark.parametrize("hidden", ["messages", "parts", "a field given twice", "a field that is not supported"])
+def test_a_body_of_far_too_many_is_refused_before_any_is_built(
+    hidden: str, gap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*_: object) -> None:
+        raise AssertionError("the body was decoded")
+
+    monkeypatch.setattr(openai, "decode", built)
+    message, parts = '{"role":"user","content":"a"}', ",".join(['{"type":"text","text":"a"}'] * 6000)
+    many = ",".join([message] * 6000)
+    body = {
+        "messages": f'{{"model":"m","messages":[{many}]}}',
+        "parts": f'{{"model":"m","messages":[{{"role":"user","content":[{parts}]}}]}}',
+        "a field given twice": f'{{"model":"m","messages":[{many}],"messages":[{message}]}}',
+        "a field that is not supported": f'{{"model":"m","messages":[{message}],"tools":[{many}]}}',
+    }[hidden]
+    with pytest.raises(InvalidRequest, match="at most 2048 messages") as refused:
+        decode_chat(body.replace("{", "{" + gap).encode())
+    assert refused.value.param == "messages"
+
+
+@pytest.mark.parametrize("text", ["{" * 9000, '{"a": {}} ' * 9000, "if (x) { y }\n" * 9000, "{ " * 9000])
+def test_braces_in_a_text_are_text(text: str) -> None:
+    assert chat_prompt(decode_chat(chat_of([{"role": "user", "content": text}])), ALL).messages[0].content == text

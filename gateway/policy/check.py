@@ -7,7 +7,7 @@ from gateway.policy.condition import Condition, comparisons
 from gateway.policy.examples import run_examples
 from gateway.policy.loader import Policy
 from gateway.policy.problem import PolicyError
-from gateway.policy.syntax import Call, Const, Node
+from gateway.policy.syntax import Call, Const, Ident, Node, walk
 from gateway.policy.text import compile_pattern
 from gateway.policy.variables import STATES
 
@@ -60,8 +60,8 @@ def _alone(policy: Policy, now_s: int | None) -> Iterator[Finding]:
             yield _warning(policy, f"the pattern {predicate.wanted[:40]!r} costs {steps} steps a character.", *match)
     if now_s is not None and policy.times.until is not None and policy.times.until <= now_s:
         yield _warning(policy, "the policy has expired; take it out.", *LATEST)
-    if policy.contains and policy.file.spec.mode == "enforce" and not _asks_state(policy.condition):
-        yield _warning(policy, "it contains principals whatever their state; honest ones can meet it.", *match)
+    if policy.contains and policy.file.spec.mode == "enforce" and not _asks_who(policy.condition):
+        yield _warning(policy, "it contains principals whoever they are; honest ones can meet it.", *match)
 
 
 def _behind(policy: Policy, before: list[Policy]) -> Iterator[Finding]:
@@ -109,8 +109,12 @@ def _always_acts(policy: Policy) -> bool:
     return spec.mode == "enforce" and spec.rollout.percent >= 100 and policy.times.always
 
 
-def _asks_state(condition: Condition) -> bool:
-    return condition.allowed.get("principal.state", frozenset(STATES)) <= {"suspicious", "contained", "blocked"}
+def _asks_who(condition: Condition) -> bool:
+    """Whether it asks for a bad state, or for certain principals."""
+    if condition.allowed.get("principal.state", frozenset(STATES)) <= {"suspicious", "contained", "blocked"}:
+        return True
+    names = {node.name for part in condition.conjuncts for node in walk(part) if isinstance(node, Ident)}
+    return bool(names & {"principal.id", "principal.cluster", "principal.tags", "principal.org"})
 
 
 def _warning(policy: Policy, sentence: str, *path: str) -> Finding:

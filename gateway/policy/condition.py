@@ -13,7 +13,7 @@ from typing import NamedTuple, get_args
 from cel_expr_python import cel
 
 from gateway.core.fold import fold
-from gateway.policy.formula import All, Ask, Atom, Either, Formula, Not
+from gateway.policy.formula import All, Ask, Atom, Choose, Either, Formula, Not
 from gateway.policy.syntax import (
     OPERATORS,
     Call,
@@ -183,7 +183,7 @@ class _Asking:
                 return Not(self.formula(node.args[0]))
             if node.function == "_?_:_" and self._asks(node):
                 chosen, yes, no = map(self.formula, node.args)
-                return Either((All((chosen, yes)), All((Not(chosen), no))))
+                return Choose(chosen, yes, no)
             if node.function in ("_&&_", "_||_") and self._asks(node):
                 return self._joined(node)
         return _atom(self.plain(node))

@@ -4,7 +4,7 @@ Rules go by priority, the highest first, then by id.
 
 - The first terminal action wins: `deny`, or `throttle` where the dice say so. Rules after it have no effect, and what
   those before it would have changed is dropped, since nothing is served; their flags stay.
-- Other actions add up. Edits and flags in the order of the rules; the lowest cap; the first shadow; the first slowness.
+- Other actions add up. Edits and flags in the order of the rules, each once; the lowest cap; the first shadow; the first slowness.
 - A principal on the never-contain list is not contained, nor is anybody while containment is switched off: no rule that
   contains has any effect then.
 """
@@ -90,7 +90,7 @@ def _together(matched: list[Policy], refusal: Refusal | None) -> Actions:
     if refusal is not None:
         return Actions(refusal=refusal, flags=flags)
     return Actions(
-        edits=tuple(edit for actions in wanted for edit in actions.edits),
+        edits=tuple(dict.fromkeys(edit for actions in wanted for edit in actions.edits)),
         canary=any(actions.canary for actions in wanted),
         shadow=next((actions.shadow for actions in wanted if actions.shadow is not None), None),
         slow=next((actions.slow for actions in wanted if actions.slow is not None), None),

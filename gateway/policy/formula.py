@@ -36,7 +36,19 @@ class Not(msgspec.Struct, frozen=True):
     part: "Formula"
 
 
-Formula = Union[Atom, Ask, All, Either, Not]  # noqa: UP007 (it names itself)
+class Choose(msgspec.Struct, frozen=True):
+    """`chosen ? yes : no`; not known where `chosen` is not, as in CEL."""
+
+    chosen: "Formula"
+    yes: "Formula"
+    no: "Formula"
+
+    @property
+    def parts(self) -> tuple["Formula", ...]:
+        return self.chosen, self.yes, self.no
+
+
+Formula = Union[Atom, Ask, All, Either, Not, Choose]  # noqa: UP007 (it names itself)
 Truth = bool | None
 Evaluate = Callable[[int, int, Answers], Truth]
 """From the bits of the atoms that are true, the bits of those that failed, and the answers."""
@@ -62,6 +74,8 @@ def compile_formula(formula: Formula, places: Iterator[int]) -> Evaluate:
     if isinstance(formula, Not):
         return _not(compile_formula(formula.part, places))
     parts = tuple(compile_formula(part, places) for part in formula.parts)
+    if isinstance(formula, Choose):
+        return _choose(*parts)
     return _join(parts, decides=isinstance(formula, Either))
 
 
@@ -78,6 +92,14 @@ def _not(part: Evaluate) -> Evaluate:
     def evaluate(true: int, failed: int, answers: Answers) -> Truth:
         truth = part(true, failed, answers)
         return None if truth is None else not truth
+
+    return evaluate
+
+
+def _choose(chosen: Evaluate, yes: Evaluate, no: Evaluate) -> Evaluate:
+    def evaluate(true: int, failed: int, answers: Answers) -> Truth:
+        truth = chosen(true, failed, answers)
+        return None if truth is None else (yes if truth else no)(true, failed, answers)
 
     return evaluate
 

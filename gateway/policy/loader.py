@@ -42,6 +42,9 @@ class Policy(NamedTuple):
     def id(self) -> str:
         return self.file.metadata.id
 
+    def __repr__(self) -> str:
+        return f"Policy({self.id}: {self.file.spec.match.strip()})"
+
     def wrong(self, sentence: str, *path: str | int) -> PolicyError:
         """An error that is told with the place in the file."""
         return PolicyError(self.document.file, self.document.line(path), sentence)
@@ -126,9 +129,11 @@ def _fitting(document: Document, file: PolicyFile, kinds: list[Kind]) -> None:
             raise PolicyError(document.file, line, "slow.low is above slow.high.")
         if action.rewrite is not None and action.rewrite.replace is not None:
             try:
-                compile_pattern(action.rewrite.replace.pattern)
+                empty = compile_pattern(action.rewrite.replace.pattern).search("")
             except BadPattern as problem:
                 raise PolicyError(document.file, line, f"{problem}.") from problem
+            if empty:
+                raise PolicyError(document.file, line, "the pattern matches the empty text, which is everywhere.")
     if {"deny", "throttle"} <= set(kinds):
         raise PolicyError(document.file, document.line(("spec", "actions")), "deny beside throttle: keep one of them.")
 

@@ -32,6 +32,8 @@ class Matches(NamedTuple):
 
 
 NOTHING = Matches(0, 0, 0)
+_UNFIT = (RuntimeError, ValueError, OverflowError, TypeError)
+"""What CEL raises for a fact that is no value of its own: half of a surrogate pair, a number beyond 64 bits."""
 
 
 class Matcher:
@@ -74,13 +76,14 @@ class Matcher:
         yes, failed, unknown = true & self._plain, failing & self._plain, 0
         for rule, evaluate in self._formulas:
             if rule & candidates:
+                answers.missing = False
                 truth = evaluate(true, failing, answers)
                 if truth:
                     yes |= rule
-                elif truth is None and failing:
-                    failed |= rule
-                elif truth is None:
+                elif truth is None and answers.missing:
                     unknown |= rule
+                elif truth is None:
+                    failed |= rule
         return Matches(yes & candidates, unknown, failed & candidates)
 
     def _candidates(self, facts: Facts) -> int:
@@ -133,7 +136,10 @@ class _Chunk:
     def evaluate(self, facts: Facts) -> tuple[int, int]:
         """(the atoms that are true, those that failed), by their places."""
         data = {name: of(facts) for name, of in self._variables}
-        value = self._expression.eval(data=data).value()
+        try:
+            value = self._expression.eval(data=data).value()
+        except _UNFIT:
+            return 0, self._whole
         if value is False or (value == 0 and type(value) is int):
             return 0, 0
         if self._single:

@@ -30,6 +30,9 @@ class Ruleset(NamedTuple):
     tests: dict[str, Test]
     as_usual: Decision
 
+    def __repr__(self) -> str:
+        return f"Ruleset({self.version}: {', '.join(policy.id for policy in self.policies)})"
+
 
 def build_ruleset(policies: Iterable[Policy], where: str = "the policies") -> Ruleset:
     """Raises PolicyError: none at all, too many, or two of one id. `where`: what to call the place they are from."""

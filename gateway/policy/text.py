@@ -117,6 +117,8 @@ class Answers:
         self._words: str | None = None
         self.given: dict[str, bool] = {}
         """What was asked about the words, and answered."""
+        self.missing = False
+        """Whether something was asked that was not recorded; whoever wants to know resets it."""
 
     def of(self, name: str, subject: str) -> bool | None:
         """The answer to the predicate of this id about this variable; None where it was not recorded."""
@@ -128,6 +130,7 @@ class Answers:
         if self._recorded is not None:
             answer = self._recorded.get(name)
             if answer is None:
+                self.missing = True
                 return None
         else:
             if self._words is None:

@@ -36,7 +36,7 @@ _NO_LETTER = re.compile("[^a-z]")
 
 
 class Trace(NamedTuple):
-    """A principal whose phrase is in a text. `sure`: 0 to 1, against all other principals and against chance. `at`: the
+    """A principal whose phrase is in a text. `sure`: 0 to 1, against all others whose phrase that place could be, and against chance. `at`: the
     offset in the folded text, `excerpt` what stands there; `changed`: the share of letters that differ."""
 
     principal: str
@@ -105,7 +105,9 @@ class CanaryIndex:
             if distance >= FOREIGN * len(phrase) or self._patched(number, text[begin : end + MARGIN // 2]):
                 continue
             rivals = sum(
-                ERROR ** max(other - distance, 0) for rival, (other, _) in distances.items() if rival != number
+                ERROR ** max(other - distance, 0)
+                for rival, (other, place) in distances.items()
+                if rival != number and abs(place - end) < LONGEST
             )
             chance = len(self._names) * ERROR ** (FOREIGN * len(phrase) - distance)
             sure = 1 / (1 + rivals + chance)

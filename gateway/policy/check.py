@@ -53,7 +53,7 @@ def _alone(policy: Policy, now_s: int | None) -> Iterator[Finding]:
     match = ("spec", "match")
     if reason := never_holds(policy.condition):
         yield _warning(policy, f"the condition can never hold: {reason}.", *match)
-    if any(_constant(part) is True for part in policy.condition.conjuncts):
+    if any(_constant(part) is True for part in policy.condition.conjuncts.values()):
         yield _warning(policy, "a part of the condition is always true.", *match)
     for predicate in policy.condition.predicates:
         if predicate.question == "matches" and (steps := compile_pattern(predicate.wanted).programsize) > DEAR:
@@ -81,7 +81,7 @@ def _behind(policy: Policy, before: list[Policy]) -> Iterator[Finding]:
 
 def never_holds(condition: Condition) -> str | None:
     """Why it cannot hold, where that is certain."""
-    if any(_constant(part) is False for part in condition.conjuncts):
+    if any(_constant(part) is False for part in condition.conjuncts.values()):
         return "a part of it is false"
     for name, values in condition.allowed.items():
         if not values:
@@ -92,7 +92,10 @@ def never_holds(condition: Condition) -> str | None:
 def covers(wide: Condition, narrow: Condition) -> bool:
     """Whether `wide` certainly holds wherever `narrow` does: each of its parts is one of the other's, or limits a
     variable to values that the other allows no more of."""
-    return all(part in narrow.conjuncts or _constant(part) is True or _implied(part, narrow) for part in wide.conjuncts)
+    return all(
+        name in narrow.conjuncts or _constant(part) is True or _implied(part, narrow)
+        for name, part in wide.conjuncts.items()
+    )
 
 
 def _implied(part: Node, narrow: Condition) -> bool:
@@ -113,7 +116,7 @@ def _asks_who(condition: Condition) -> bool:
     """Whether it asks for a bad state, or for certain principals."""
     if condition.allowed.get("principal.state", frozenset(STATES)) <= {"suspicious", "contained", "blocked"}:
         return True
-    names = {node.name for part in condition.conjuncts for node in walk(part) if isinstance(node, Ident)}
+    names = {node.name for part in condition.conjuncts.values() for node in walk(part) if isinstance(node, Ident)}
     return bool(names & {"principal.id", "principal.cluster", "principal.tags", "principal.org"})
 
 

@@ -57,13 +57,14 @@ class ConditionError(Exception):
 
 
 class Condition(NamedTuple):
-    """`allowed` says to which values of a variable it is limited; `conjuncts` are the parts that all must hold."""
+    """`allowed` says to which values of a variable it is limited; `conjuncts` are the parts that all must hold, by
+    their canonical spelling."""
 
     source: str
     formula: Formula
     predicates: tuple[Predicate, ...]
     allowed: dict[str, frozenset[str]]
-    conjuncts: tuple[Node, ...]
+    conjuncts: dict[str, Node]
 
 
 def read_condition(source: str) -> Condition:
@@ -84,7 +85,9 @@ def read_condition(source: str) -> Condition:
     formula = asking.formula(tree)
     limited = (name for name, variable in VARIABLES.items() if variable.type == cel.Type.STRING)
     allowed = {name: values for name in limited if (values := allowed_values(tree, name)) is not None}
-    return Condition(source, formula, tuple(asking.found.values()), allowed, tuple(_chain(tree, "_&&_")))
+    return Condition(
+        source, formula, tuple(asking.found.values()), allowed, {write(part): part for part in _chain(tree, "_&&_")}
+    )
 
 
 def allowed_values(tree: Node, name: str) -> frozenset[str] | None:

@@ -6,17 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.core.decision import Decision
-from gateway.core.facts import (
-    ClientFacts,
-    Facts,
-    PrincipalFacts,
-    Roll,
-    SignalFacts,
-    SurgeFacts,
-    now_facts,
-    request_facts,
-    texts_of,
-)
+from gateway.core.facts import Facts, Roll, now_facts, request_facts, texts_of
 from gateway.core.prompt import Message, Prompt
 from gateway.policy.decide import decide
 from gateway.policy.loader import Policy
@@ -66,19 +56,20 @@ def given_facts(policy: Policy, index: int, given: Given) -> tuple[Prompt, Facts
     words = texts_of(prompt)
     asked = request_facts(prompt, request.prompt_tokens, words)
     try:
-        facts = Facts(
-            principal=msgspec.convert(given.principal, PrincipalFacts),
-            request=msgspec.structs.replace(asked, endpoint=endpoint),
-            client=msgspec.convert(given.client, ClientFacts),
-            signals=msgspec.convert(given.signals, SignalFacts),
-            surge=msgspec.convert(given.surge, SurgeFacts),
-            now=now_facts(0 if given.now is None else unix_of(given.now) * 1000),
-            never_contain=given.never_contain,
-            containment=given.containment,
-            texts=words,
-        )
-    except (msgspec.ValidationError, ValueError) as problem:
-        raise policy.wrong(f"the facts are none: {problem}.", "examples", index, "given") from problem
+        now = now_facts(0 if given.now is None else unix_of(given.now) * 1000)
+    except ValueError as problem:
+        raise policy.wrong(f"there is no moment {given.now}.", "examples", index, "given", "now") from problem
+    facts = Facts(
+        principal=given.principal,
+        request=msgspec.structs.replace(asked, endpoint=endpoint),
+        client=given.client,
+        signals=given.signals,
+        surge=given.surge,
+        now=now,
+        never_contain=given.never_contain,
+        containment=given.containment,
+        texts=words,
+    )
     return prompt, facts
 
 

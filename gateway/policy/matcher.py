@@ -1,8 +1,10 @@
 """Which conditions hold for some facts. CEL is known here and in condition.py, and nowhere else.
 
-Three things keep it cheap. Conditions are found by what they demand of state, endpoint, plan and model, so those that
+Four things keep it cheap. Conditions are found by what they demand of state, endpoint, plan and model, so those that
 cannot hold are not evaluated. Atoms are evaluated by the chunk: one CEL expression gives a bit for each of up to
-`CHUNK` of them. And the client's words are looked at only where a condition's atoms leave it open.
+`CHUNK` of them. What a chunk came to is remembered by the values of its variables, since principals ask again and again; atoms
+over the same variables share a chunk. And the client's words are looked at only where a condition's atoms leave it
+open.
 
 An error in CEL is a *value*, and one of them spoils a whole mask: so an atom that can fail (it divides, say) stands in
 a chunk of its own. A condition that hangs on a failed atom does not hold, and is counted.
@@ -17,10 +19,15 @@ from gateway.core.facts import Facts
 from gateway.policy.condition import Condition
 from gateway.policy.formula import Atom, Evaluate, atoms, compile_formula
 from gateway.policy.text import Answers
-from gateway.policy.variables import INDEXED, VARIABLES, environment
+from gateway.policy.variables import INDEXED, VARIABLES, cel_value, environment
 
 CHUNK = 24
 """Atoms in one expression: its tree of sums stays well below the depth that CEL's parser takes."""
+
+WORTH_A_CALL = 8
+"""Atoms from which a chunk costs more than the call itself."""
+REMEMBERED = 1024
+"""Results that a chunk remembers; then it begins anew."""
 
 
 class Matches(NamedTuple):
@@ -130,31 +137,66 @@ class _Chunk:
         self._single = len(members) == 1
         terms = [f"({member.atom.text} ? {1 << number} : 0)" for number, member in enumerate(members)]
         self._expression = compiler.compile(members[0].atom.text if self._single else _sum(terms))
-        names = sorted({name for member in members for name in member.atom.variables})
-        self._variables = [(name, VARIABLES[name].of) for name in names]
+        self._names = sorted({name for member in members for name in member.atom.variables})
+        self._read = [VARIABLES[name].of for name in self._names]
+        self._remembered: dict[tuple[Any, ...], tuple[int, int]] = {}
 
     def evaluate(self, facts: Facts) -> tuple[int, int]:
         """(the atoms that are true, those that failed), by their places."""
-        data = {name: of(facts) for name, of in self._variables}
+        values = tuple([read(facts) for read in self._read])
+        found = self._remembered.get(values)
+        if found is None:
+            found = self._asked(values)
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            self._remembered[values] = found
+        return found
+
+    def _asked(self, values: tuple[Any, ...]) -> tuple[int, int]:
+        data = {name: cel_value(value) for name, value in zip(self._names, values, strict=True)}
         try:
             value = self._expression.eval(data=data).value()
         except _UNFIT:
             return 0, self._whole
-        if value is False or (value == 0 and type(value) is int):
-            return 0, 0
         if self._single:
-            return (self._whole, 0) if value is True else (0, self._whole)
+            return (self._whole if value else 0, 0) if value is True or value is False else (0, self._whole)
         if type(value) is not int:
             return 0, self._whole
         return sum(place for number, place in enumerate(self._places) if value >> number & 1), 0
 
 
 def _chunks(placed: Sequence[_Placed]) -> Iterator[list[_Placed]]:
-    """Atoms of conditions that demand alike stand together, so that few chunks are touched."""
+    """Atoms of conditions that demand alike stand together, so that few chunks are touched; of those, the ones over the
+    same variables, so that few are evaluated."""
     yield from ([member] for member in placed if member.atom.can_fail)
     together = [member for member in placed if not member.atom.can_fail]
-    together.sort(key=lambda member: [sorted(member.condition.allowed.get(name, ())) for name in INDEXED])
-    yield from (together[start : start + CHUNK] for start in range(0, len(together), CHUNK))
+    together.sort(key=_likeness)
+    chunk: list[_Placed] = []
+    for member in together:
+        if chunk and _apart(chunk, _likeness(chunk[-1]), _likeness(member)):
+            yield chunk
+            chunk = []
+        chunk.append(member)
+    if chunk:
+        yield chunk
+
+
+Likeness = tuple[tuple[bool, ...], tuple[str, ...], list[list[str]]]
+
+
+def _likeness(member: _Placed) -> Likeness:
+    """Which of the indexed variables are demanded, the variables, the values demanded."""
+    allowed = member.condition.allowed
+    demanded = tuple(name in allowed for name in INDEXED)
+    return demanded, member.atom.variables, [sorted(allowed.get(name, ())) for name in INDEXED]
+
+
+def _apart(chunk: list[_Placed], last: Likeness, following: Likeness) -> bool:
+    """Whether a new chunk begins: where other variables are demanded, and, if this one is worth its call, where others
+    are read."""
+    if len(chunk) == CHUNK or last[0] != following[0]:
+        return True
+    return len(chunk) >= WORTH_A_CALL and last[1] != following[1]
 
 
 def _sum(terms: list[str]) -> str:

@@ -4,10 +4,12 @@ classes.
 Defaults are left out of what is hashed, so a field that a later version adds changes no ruleset's version.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+
+from gateway.core.facts import ClientFacts, PrincipalFacts, SignalFacts, SurgeFacts
 
 Mode = Literal["off", "log", "enforce"]
 Kind = Literal["rewrite", "canary", "shadow", "slow", "flag", "cap", "throttle", "deny"]
@@ -147,14 +149,30 @@ class GivenRequest(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     prompt: str | tuple[str, ...] = ()
 
 
+class GivenPrincipal(PrincipalFacts, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """As in gateway/core/facts.py, and no misspelt name."""
+
+
+class GivenClient(ClientFacts, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """As in gateway/core/facts.py, and no misspelt name."""
+
+
+class GivenSignals(SignalFacts, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """As in gateway/core/facts.py, and no misspelt name."""
+
+
+class GivenSurge(SurgeFacts, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """As in gateway/core/facts.py, and no misspelt name."""
+
+
 class Given(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Facts of an example; what is not said is what is known of a stranger."""
 
-    principal: dict[str, Any] = {}
+    principal: GivenPrincipal = GivenPrincipal()
     request: GivenRequest = GivenRequest()
-    client: dict[str, Any] = {}
-    signals: dict[str, Any] = {}
-    surge: dict[str, Any] = {}
+    client: GivenClient = GivenClient()
+    signals: GivenSignals = GivenSignals()
+    surge: GivenSurge = GivenSurge()
     now: Moment | None = None
     never_contain: bool = False
     containment: bool = True

@@ -22,7 +22,7 @@ Type = cel.Type
 
 
 class Variable(NamedTuple):
-    """`of` reads its value from facts; `values`: all that it can be, where that is known."""
+    """`of` reads its value from facts (of a list, a tuple); `values`: all that it can be, where that is known."""
 
     name: str
     type: cel.Type
@@ -36,8 +36,7 @@ def _plain(name: str, kind: cel.Type, about: str, values: tuple[str, ...] = ()) 
 
 
 def _list(name: str, about: str) -> Variable:
-    read = attrgetter(name)
-    return Variable(name, Type.List(Type.STRING), lambda facts: list(read(facts)), about)
+    return Variable(name, Type.List(Type.STRING), attrgetter(name), about)
 
 
 VARIABLES: dict[str, Variable] = {
@@ -86,6 +85,11 @@ VARIABLES: dict[str, Variable] = {
 
 INDEXED = ("principal.state", "request.endpoint", "principal.plan", "request.model")
 """Rules are found by what their conditions demand of these."""
+
+
+def cel_value(value: Any) -> Any:
+    """A fact's value as CEL takes it: tuples are none to it."""
+    return list(value) if type(value) is tuple else value
 
 
 def environment() -> cel.Env:

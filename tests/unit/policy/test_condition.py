@@ -163,8 +163,10 @@ CONDITIONS = st.sampled_from(
 )
 COMBINED = st.recursive(
     CONDITIONS,
-    lambda inner: st.tuples(inner, st.sampled_from(["&&", "||", "=="]), inner).map(lambda p: f"(({p[0]}) {p[1]} ({p[2]}))")
-    | inner.map(lambda c: f"!({c})"),
+    lambda inner: (
+        st.tuples(inner, st.sampled_from(["&&", "||", "=="]), inner).map(lambda p: f"(({p[0]}) {p[1]} ({p[2]}))")
+        | inner.map(lambda c: f"!({c})")
+    ),
     max_leaves=6,
 )
 

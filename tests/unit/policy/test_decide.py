@@ -291,7 +291,9 @@ def test_the_facts_of_a_moment(moment: str, weekday: int, hour: int, minute: int
 
 @given(st.lists(st.sampled_from([CAT, DENY, FLAG, "{cap: {max_tokens: 5}}", "{throttle: {percent: 40}}"]), max_size=6),
        st.lists(st.sampled_from(["enforce", "log"]), min_size=6, max_size=6), st.integers(0, 2**64 - 1))  # fmt: skip
-def test_every_rule_whose_condition_holds_is_accounted_for_once(actions: list[str], modes: list[str], dice: int) -> None:
+def test_every_rule_whose_condition_holds_is_accounted_for_once(
+    actions: list[str], modes: list[str], dice: int
+) -> None:
     rules = [policy("true", action, name=f"r{n}", mode=modes[n]) for n, action in enumerate(actions)]
     rules.append(policy("request.n > 5", name="other"))
     decision: Any = decide(facts(), ruleset(*rules), Roll(request=dice))

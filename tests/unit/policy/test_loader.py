@@ -134,7 +134,9 @@ def test_the_actions_of_a_file_are_one_value() -> None:
         429, "rate_limit_exceeded", "Rate limit reached. Try again in 7 s.", retry_after_ms=7000
     )
     assert not overt.contains
-    assert policy("true", "{deny: {status: 404, code: gone, message: No.}}").actions.refusal == Refusal(404, "gone", "No.")
+    assert policy("true", "{deny: {status: 404, code: gone, message: No.}}").actions.refusal == Refusal(
+        404, "gone", "No."
+    )
     assert not policy("true", FLAG).contains
 
 

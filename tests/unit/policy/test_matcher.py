@@ -22,7 +22,7 @@ from gateway.policy import matcher as matcher_module
 from gateway.policy.condition import read_condition
 from gateway.policy.matcher import Matcher, Matches
 from gateway.policy.text import GAP, HALF, Answers, Predicate, Test, compile_predicate, visible
-from gateway.policy.variables import USER_TEXT, VARIABLES, environment
+from gateway.policy.variables import USER_TEXT, VARIABLES, cel_value, environment
 from tests.unit.policy.writing import facts
 
 ATOMS = (
@@ -36,9 +36,11 @@ ATOMS = (
 )  # fmt: skip
 FORMULAS = st.recursive(
     st.sampled_from(ATOMS),
-    lambda inner: st.tuples(inner, st.sampled_from(["&&", "||"]), inner).map(lambda p: f"({p[0]} {p[1]} {p[2]})")
-    | inner.map(lambda c: f"!({c})")
-    | st.tuples(inner, inner, inner).map(lambda p: f"({p[0]} ? {p[1]} : {p[2]})"),
+    lambda inner: (
+        st.tuples(inner, st.sampled_from(["&&", "||"]), inner).map(lambda p: f"({p[0]} {p[1]} {p[2]})")
+        | inner.map(lambda c: f"!({c})")
+        | st.tuples(inner, inner, inner).map(lambda p: f"({p[0]} ? {p[1]} : {p[2]})")
+    ),
     max_leaves=6,
 )
 FACTS = st.builds(
@@ -67,7 +69,7 @@ FACTS = st.builds(
 
 def alone(source: str, known: Facts) -> bool | None:
     """What CEL itself says of a condition that may read the words, None for an error: the oracle."""
-    data: dict[str, Any] = {name: variable.of(known) for name, variable in VARIABLES.items()}
+    data: dict[str, Any] = {name: cel_value(variable.of(known)) for name, variable in VARIABLES.items()}
     data["client.user_agent"] = data["client.user_agent"].encode("utf-8", "replace").decode()
     data[USER_TEXT] = visible(known.texts)
     source = source.replace("request.user_text.size()", "request.text_length")
@@ -139,7 +141,9 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_rules_that_cannot_match_are_not_evaluated_and_the_words_are_not_read(
     evaluations: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = [f'principal.state == "contained" && request.n > {n} && request.user_text.contains("x{n}")' for n in range(1, 41)]
+    sources = [
+        f'principal.state == "contained" && request.n > {n} && request.user_text.contains("x{n}")' for n in range(1, 41)
+    ]
     sources += [f'request.model == "honeypot-{n}"' for n in range(40)]
     sources += [f'principal.plan in ["p{n}"] && request.endpoint == "completions"' for n in range(20)]
     matcher = Matcher([read_condition(source) for source in sources])
@@ -151,7 +155,7 @@ def test_rules_that_cannot_match_are_not_evaluated_and_the_words_are_not_read(
     contained = facts("hello x3", state="contained")
     asked = answers(contained, sources)
     assert matcher.match(contained, asked).yes == 0
-    assert evaluations == [3]  # forty conditions among others, 24 at a time
+    assert evaluations == [2]  # forty conditions, 24 at a time
     assert asked.given == {}  # none is left open by its atoms: n is 1
 
 
@@ -170,7 +174,7 @@ def test_a_condition_without_any_value_is_ruled_out_too(evaluations: list[int]) 
 
 MIXED = (
     'principal.state in ["contained", "watch"] && principal.age_days < {n}',
-    'request.endpoint == "chat" && request.prompt_tokens > 10{n}',
+    'request.endpoint == "chat" && request.prompt_tokens > 90{n}0',
     'principal.plan == "p{n}" && signals.probe > 0.5',
     'signals.content > 0.9 && !("vip" in principal.tags) && request.n != {n}',
     'signals.probe > 0.9 && request.user_text.contains("phrase {n}")',

@@ -43,16 +43,13 @@ def rulesets(draw: st.DrawFn) -> Ruleset:
 @settings(max_examples=100, deadline=None)
 @given(FACTS, rulesets(), ROLLS)
 def test_from_its_record_the_same_decision_follows_again(known: Facts, rules: Ruleset, roll: Roll) -> None:
-    decision = decide(known, rules, roll)
     sane = msgspec.structs.replace(known, client=msgspec.structs.replace(known.client, user_agent="curl/8"))
+    sane = msgspec.structs.replace(sane, texts=(*sane.texts, "OnlyTheClientSaysThis"))
     decision = decide(sane, rules, roll)
-    record = record_of(sane, roll, decision, "req_1")
-    kept = decode(encode(record))
-    assert explain(kept, rules) == decision
-    assert replay(kept, rules).decision == decision
-    assert record.facts.texts == ()
-    for word in ("hello", "zzz", "bye"):  # "secret" is a policy's own word as well
-        assert word.encode() not in encode(record).replace(b"zz", b"", 0)
+    kept = encode(record_of(sane, roll, decision, "req_1"))
+    assert b"onlytheclient" not in kept.lower()
+    assert explain(decode(kept), rules) == decision
+    assert replay(decode(kept), rules).decision == decision
 
 
 @settings(max_examples=150, deadline=None)
@@ -205,7 +202,9 @@ def test_diff_tells_rules_parts_and_people() -> None:
     )
     found = diff(old, new, traffic(old))
     assert (found.added, found.removed, found.requests) == (("cat",), ("gone",), 6)
-    assert [(each.id, [part for part, _, _ in each.parts]) for each in found.altered] == [("deny", ["priority", "match"])]
+    assert [(each.id, [part for part, _, _ in each.parts]) for each in found.altered] == [
+        ("deny", ["priority", "match"])
+    ]
     assert found.altered[0].parts[0] == ("priority", "0", "4")
     touched = {each.id: (each.gained, each.lost, each.unknown) for each in found.touched}
     assert touched == {"cat": ({"p0"}, set(), 0), "deny": (set(), {"p1", "p2"}, 0)}

@@ -31,7 +31,9 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
         'signals.probe > 0.9 && request.user_text.contains("phrase {n}")',
     ),
     "a phrase in 1,100 characters, each": ('request.user_text.contains("some phrase {n}") && request.n < 9',),
-    "a pattern in 1,100 characters, each": ('request.user_text.matches("(some|any) (phrase|word) {n}") && request.n < 9',),
+    "a pattern in 1,100 characters, each": (
+        'request.user_text.matches("(some|any) (phrase|word) {n}") && request.n < 9',
+    ),
     "divisions, each by itself": ("1000 / (request.prompt_tokens + {n}) > 90",),
 }
 
@@ -49,7 +51,10 @@ def main() -> None:
     print(f"{'rules':40} {'requests':>10} {'the same':>10} {'compile all':>14} {'simulated':>16}")
     for name, conditions in CONDITIONS.items():
         row = measured(name, conditions)
-        print(f"{row.name:40} {row.new_us:7.1f} us {row.again_us:7.1f} us {row.build_ms:11.1f} ms {row.simulated_per_s:13,.0f} /s")
+        print(
+            f"{row.name:40} {row.new_us:7.1f} us {row.again_us:7.1f} us {row.build_ms:11.1f} ms"
+            f" {row.simulated_per_s:13,.0f} /s"
+        )
 
 
 def measured(name: str, conditions: tuple[str, ...]) -> Row:

@@ -36,8 +36,9 @@ _NO_LETTER = re.compile("[^a-z]")
 
 
 class Trace(NamedTuple):
-    """A principal whose phrase is in a text. `sure`: 0 to 1, against all others whose phrase that place could be, and against chance. `at`: the
-    offset in the folded text, `excerpt` what stands there; `changed`: the share of letters that differ."""
+    """A principal whose phrase is in a text. `sure`: 0 to 1, against all others whose phrase that place could be, and
+    against chance. `at`: the offset in the folded text, `excerpt` what stands there; `changed`: the share of letters
+    that differ."""
 
     principal: str
     sure: float

@@ -4,7 +4,8 @@ Rules go by priority, the highest first, then by id.
 
 - The first terminal action wins: `deny`, or `throttle` where the dice say so. Rules after it have no effect, and what
   those before it would have changed is dropped, since nothing is served; their flags stay.
-- Other actions add up. Edits and flags in the order of the rules, each once; the lowest cap; the first shadow; the first slowness.
+- Other actions add up. Edits and flags in the order of the rules, each once; the lowest cap; the first shadow; the
+  first slowness.
 - A principal on the never-contain list is not contained, nor is anybody while containment is switched off: no rule that
   contains has any effect then.
 """

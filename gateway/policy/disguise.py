@@ -20,6 +20,8 @@ Item = TypeVar("Item")
 
 LEAST_OUTPUT = 16
 """Output tokens for which words of the client are left out, if it asked for so many."""
+DRAWS = 2**32
+"""Of two draws from one roll."""
 MARGIN = 8
 """Characters cut beyond the estimate, since tokens are not evenly long."""
 
@@ -54,12 +56,8 @@ class Room(NamedTuple):
 def room(context: int, touched_tokens: int, max_tokens: int) -> Room:
     """For a touched prompt of so many tokens, whose untouched one was granted `max_tokens` within `context`."""
     left = context - touched_tokens
-    if left >= max_tokens:
-        return Room(max_tokens, False, 0)
-    least = min(max_tokens, LEAST_OUTPUT)
-    if left >= least:
-        return Room(left, True, 0)
-    return Room(least, least < max_tokens, least - left)
+    granted = min(max_tokens, max(left, LEAST_OUTPUT))
+    return Room(granted, granted < max_tokens, max(granted - left, 0))
 
 
 def told_finish(reason: str | None, *, lowered: bool) -> str | None:
@@ -125,17 +123,17 @@ class Spread(NamedTuple):
 
 def pace(slow: Slow, spread: Spread, roll: int) -> Pace:
     """Somewhere between the quantiles of `slow`, by a roll below 2**64; first token and gap are drawn apart."""
-    low_bits, high_bits = roll % 2**32, roll >> 32 & 2**32 - 1
+    gap_draw, first_draw = divmod(roll, DRAWS)
     return Pace(
-        _at_quantile(spread.first_ms, slow.low + (slow.high - slow.low) * low_bits / 2**32),
-        _at_quantile(spread.gap_ms, slow.low + (slow.high - slow.low) * high_bits / 2**32),
+        _at_quantile(spread.first_ms, slow.low + (slow.high - slow.low) * first_draw / DRAWS),
+        _at_quantile(spread.gap_ms, slow.low + (slow.high - slow.low) * gap_draw / DRAWS),
     )
 
 
 def _at_quantile(values: tuple[float, ...], quantile: float) -> float:
     """Between the two nearest of them."""
     place = quantile * (len(values) - 1)
-    below = min(int(place), len(values) - 1)
+    below = int(place)
     above = min(below + 1, len(values) - 1)
     return values[below] + (values[above] - values[below]) * (place - below)
 

@@ -2,9 +2,9 @@
 
 Four things keep it cheap. Conditions are found by what they demand of state, endpoint, plan and model, so those that
 cannot hold are not evaluated. Atoms are evaluated by the chunk: one CEL expression gives a bit for each of up to
-`CHUNK` of them. What a chunk came to is remembered by the values of its variables, since principals ask again and again; atoms
-over the same variables share a chunk. And the client's words are looked at only where a condition's atoms leave it
-open.
+`CHUNK` of them. What a chunk came to is remembered by the values of its variables, since principals ask again and
+again; atoms over the same variables share a chunk. And the client's words are looked at only where a condition's atoms
+leave it open.
 
 An error in CEL is a *value*, and one of them spoils a whole mask: so an atom that can fail (it divides, say) stands in
 a chunk of its own. A condition that hangs on a failed atom does not hold, and is counted.

@@ -1,4 +1,5 @@
-"""check finds what loads and yet is wrong: examples that fail, rules that are never reached, what is dear or expired."""
+"""check finds what loads and yet is wrong: examples that fail, rules that are never reached, what is dear or
+expired."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""Conditions: what is misspelt, dear or meaningless is told when it is checked; what is good says what its author wrote."""
+"""Conditions: what is misspelt, dear or meaningless is told when it is checked; what is good says what its author
+wrote."""
 
 import time
 

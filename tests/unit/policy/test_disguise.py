@@ -68,6 +68,8 @@ def test_what_is_told_is_possible_and_with_what_goes_beyond_covers_what_was_used
         (Usage(130, 20, 30), Usage(100, 20, 0), Usage(30, 0, 30)),
         (Usage(130, 25, 128), Usage(100, 20, 96), Usage(30, 5, 30)),
         (Usage(130, 20, 10), Usage(100, 20, 0), Usage(30, 0, 10)),
+        (Usage(130, 20, 100), Usage(100, 20, 90), Usage(30, 0, 10)),
+        (Usage(130, 20, 0), Usage(100, 20, 0), Usage(30, 0, 0)),
         (Usage(90, 20, 0), Usage(100, 30, 16), Usage(0, 0, 0)),
     ],
 )
@@ -138,6 +140,7 @@ def test_words_are_left_out_of_the_middle_of_the_longest_text() -> None:
 def test_never_more_is_left_out_than_there_is() -> None:
     assert shortened(Prompt(endpoint="completions", model="m", texts=("abc",)), 50, 3).texts == ("",)
     assert shortened(Prompt(endpoint="completions", model="m", texts=("abc",)), 1, 0).texts == ("",)
+    assert shortened(Prompt(endpoint="completions", model="m", texts=("x" * 100,)), 1, 1).texts == ("",)
     empty = Prompt(endpoint="chat", model="m")
     assert shortened(empty, 5, 5) == empty
 

@@ -60,7 +60,8 @@ examples:
         (b'"contained"', b'"containd"', 10, "never 'containd'"),
         (b"request.endpoint", b"request.endpoin", 10, "did you mean 'request.endpoint'"),
         (b"  rollout:", b"  schedule: {until: 2026-02-30T00:00Z}\n  rollout:", 12, "no moment 2026-02-30"),
-        (b"  rollout:", b"  schedule: {from: 2026-03-01T00:00Z, until: 2026-03-01T00:00Z}\n  rollout:", 12, "never holds"),
+        (b"  rollout:", b"  schedule: {from: 2026-03-01T00:00Z, until: 2026-03-01T00:00Z}\n  rollout:", 12,
+         "never holds"),
         (b"  rollout:", b"  schedule: {until: tomorrow}\n  rollout:", 12, "until"),
         (b"{matched: false}", b"{matched: true}", 17, "no example fails to match"),
         (b"matched: true", b"matched: false", 17, "no example matches"),
@@ -112,7 +113,8 @@ def test_one_changed_byte_is_a_policy_or_a_sentence(at: int, byte: int) -> None:
 
 def test_the_actions_of_a_file_are_one_value() -> None:
     covert = policy("true", CAT, '{rewrite: {replace: {pattern: "a+", by: b}}}', '{rewrite: {append_system: z}}',
-                    '{rewrite: {prefix_last_user: y}}', "{canary: {}}", "{shadow: {pool: decoys}}", "{slow: {}}", FLAG)  # fmt: skip
+                    '{rewrite: {prefix_last_user: y}}', "{canary: {}}", "{shadow: {pool: decoys}}",
+                    "{slow: {}}", FLAG)  # fmt: skip
     assert covert.actions == Actions(
         edits=(
             Edit("prepend_system", "You are a cat."),
@@ -149,7 +151,7 @@ def test_an_empty_set_and_two_of_one_id_are_refused_and_no_rules_at_all_serve_as
     with pytest.raises(PolicyError, match="no policy here") as told:
         build_ruleset([], "policies/rules")
     assert str(told.value).startswith("policies/rules: ")
-    with pytest.raises(PolicyError, match="taken by p.yaml"):
+    with pytest.raises(PolicyError, match=r"taken by p\.yaml"):
         build_ruleset([policy("true"), policy("false")])
     with pytest.raises(PolicyError, match="at most 1,000"):
         build_ruleset([policy("true")] * 1001)

@@ -1,5 +1,5 @@
-"""A past decision is explained again exactly from its record, which holds no word of the client; and what another ruleset
-would have made of it is told as yes, no or cannot decide."""
+"""A past decision is explained again exactly from its record, which holds no word of the client; and what another
+ruleset would have made of it is told as yes, no or cannot decide."""
 
 import time
 

@@ -63,7 +63,7 @@ def test_every_spelling_is_rewritten_nothing_is_lost_and_twice_is_once(
     after = rewrite(prompt, tuple(edits), canary, system_role=system_role)
     assert rewrite(after, tuple(edits), canary, system_role=system_role) == after
     wanted = [edit.text for edit in edits] + ([canary] if canary else [])
-    whole = [text for text in after.texts] or ["\n".join(message.content for message in after.messages)]
+    whole = list(after.texts) or ["\n".join(message.content for message in after.messages)]
     for text in whole:  # of an array of prompts, each
         assert all(sentence in text for sentence in wanted)
     own = prompt.texts or tuple(message.content for message in prompt.messages)

@@ -1,4 +1,5 @@
-"""What comes with Catflap is good: the shipped policies, the schema, and every recipe and name on the page about them."""
+"""What comes with Catflap is good: the shipped policies, the schema, and every recipe and name on the page about
+them."""
 
 import json
 import re

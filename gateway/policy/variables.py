@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 from cel_expr_python import cel
 
-from gateway.core.facts import Facts, State, SurgeState
+from gateway.core.facts import MAX_LIST, Facts, State, SurgeState
 
 USER_TEXT = "request.user_text"
 TEXT_LENGTH = "request.text_length"
@@ -88,8 +88,8 @@ INDEXED = ("principal.state", "request.endpoint", "principal.plan", "request.mod
 
 
 def cel_value(value: Any) -> Any:
-    """A fact's value as CEL takes it: tuples are none to it."""
-    return list(value) if type(value) is tuple else value
+    """A fact's value as CEL takes it: tuples are none to it. Of a list it sees the first `MAX_LIST` entries."""
+    return list(value[:MAX_LIST]) if type(value) is tuple else value
 
 
 def environment() -> cel.Env:

@@ -52,14 +52,14 @@ def test_among_ten_thousand_the_right_one_is_named_first_though_a_fifth_is_chang
 ) -> None:
     dice = random.Random(f"seed {kinds}")
     right = 0
-    for _ in range(300):
+    for _ in range(200):
         who = dice.choice(list(phrases))
         before, after = dice.randrange(400), dice.randrange(400)
         start = dice.randrange(len(prose) - 800)
         text = f"{prose[start : start + before]} {phrase_of(phrases[who])}. {prose[start + 400 : start + 400 + after]}"
         found = index.find(changed(text, dice, kinds))
         right += bool(found) and found[0].principal == who
-    assert right >= 297, right
+    assert right >= 198, right
 
 
 def test_nobody_is_named_for_a_thousand_texts_that_have_nothing_to_do_with_it(index: CanaryIndex, prose: str) -> None:

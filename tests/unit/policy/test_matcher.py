@@ -68,13 +68,16 @@ FACTS = st.builds(
 )
 
 
+COMPILER = environment()
+
+
 def alone(source: str, known: Facts) -> bool | None:
     """What CEL itself says of a condition that may read the words, None for an error: the oracle."""
     data: dict[str, Any] = {name: cel_value(variable.of(known)) for name, variable in VARIABLES.items()}
     data["client.user_agent"] = data["client.user_agent"].encode("utf-8", "replace").decode()
     data[USER_TEXT] = visible(known.texts)
     source = source.replace("request.user_text.size()", "request.text_length")
-    value = environment().compile(source).eval(data=data).value()
+    value = COMPILER.compile(source).eval(data=data).value()
     return value if isinstance(value, bool) else None
 
 

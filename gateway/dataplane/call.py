@@ -2,16 +2,18 @@
 
 import hashlib
 import hmac
+from contextlib import suppress
 
 from gateway.core.caller import Caller
 from gateway.core.delta import Delta, Usage
-from gateway.core.errors import ApiError
+from gateway.core.errors import ApiError, RateLimited
 from gateway.core.event import Outcome, RequestEvent
 from gateway.core.prompt import Prompt
 from gateway.core.reservation import Reservation
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.measure import Measured
 from gateway.fleet.models import Served, ServedModel, region_of
+from gateway.fleet.tokens import Aside
 from gateway.limits.plans import Limit
 from gateway.quota.note import cost_of
 from gateway.telemetry.log import AccessLine
@@ -178,15 +180,16 @@ class Call:
         )
 
 
-async def charge_the_unanswered(call: Call) -> None:
+async def charge_the_unanswered(call: Call, aside: Aside) -> None:
     """A client left before the first token: the prompt was sent, and the model reads it, so it is charged; otherwise a
-    limit on tokens could be read past by leaving early."""
+    limit on tokens could be read past by leaving early. Long ones are counted `aside`; where too many wait for that, the
+    bound is charged."""
     if not isinstance(call.model, ServedModel) or call.usage.prompt_tokens or not call.attempts:
         return
-    if call.measured.exact:
-        call.usage.prompt_tokens = call.measured.ceiling.prompt_tokens
-    else:
-        call.usage.prompt_tokens = sum([await call.model.count(text) for text in call.texts])
+    call.usage.prompt_tokens = call.measured.ceiling.prompt_tokens
+    if not call.measured.exact:
+        with suppress(RateLimited):
+            call.usage.prompt_tokens = sum(await call.model.count_each(call.texts, aside))
 
 
 def digest_end_user(pepper: bytes, caller: Caller, end_user: str | None) -> str | None:

@@ -110,7 +110,8 @@ async def _stopped(services: Services, call: Call) -> None:
     why = call.exchange.stopped
     if why == "gone":
         try:
-            await charge_the_unanswered(call)
+            if call.caller is not None:
+                await charge_the_unanswered(call, partial(services.counting.run, call.caller.principal))
         finally:
             _settle(services, call, "cancelled")
     elif why == "body":

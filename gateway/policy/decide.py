@@ -1,0 +1,120 @@
+"""decide: facts in, a decision out. The live path, the dry run, replay and the tests call this and nothing else.
+
+Rules go by priority, the highest first, then by id.
+
+- The first terminal action wins: `deny`, or `throttle` where the dice say so. Rules after it have no effect, and what
+  those before it would have changed is dropped, since nothing is served; their flags stay.
+- Other actions add up. Edits and flags in the order of the rules, each once; the lowest cap; the first shadow; the
+  first slowness.
+- A principal on the never-contain list is not contained, nor is anybody while containment is switched off: no rule that
+  contains has any effect then.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from gateway.core.decision import Actions, Decision, Held, Refusal
+from gateway.core.facts import Facts, Roll
+from gateway.policy.loader import Policy
+from gateway.policy.rollout import chosen
+from gateway.policy.ruleset import AS_USUAL, Ruleset
+from gateway.policy.text import Answers
+
+
+class Unrecorded(LookupError):
+    """A rule asks of a recorded request what was not asked when it was decided; the rule's id."""
+
+
+def decide(facts: Facts, ruleset: Ruleset, roll: Roll) -> Decision:
+    """What to make of a request. Never raises."""
+    return judge(facts, ruleset, roll, None)
+
+
+def judge(facts: Facts, ruleset: Ruleset, roll: Roll, recorded: Mapping[str, bool] | None) -> Decision:
+    """As `decide`, with the answers about the words taken from a record. Raises Unrecorded where one is missing."""
+    answers = Answers(facts, ruleset.tests, recorded)
+    found = ruleset.matcher.match(facts, answers)
+    if found.unknown:
+        raise Unrecorded(next(_at(ruleset.rules, found.unknown)).id)
+    if not (found.yes or found.failed or answers.given):
+        return ruleset.as_usual
+    return compose(facts, ruleset, roll, found.yes, found.failed, answers.given)
+
+
+def compose(facts: Facts, ruleset: Ruleset, roll: Roll, yes: int, failed: int, answers: dict[str, bool]) -> Decision:
+    """The decision, given whose conditions hold and whose failed."""
+    matched: list[Policy] = []
+    logged: list[str] = []
+    held: list[tuple[str, Held]] = []
+    refusal: Refusal | None = None
+    for policy in _at(ruleset.rules, yes):
+        why = holds_back(policy, facts, roll)
+        if why is None and policy.file.spec.mode == "log":
+            logged.append(policy.id)
+        elif why is not None or refusal is not None:
+            held.append((policy.id, why or "after_terminal"))
+        else:
+            matched.append(policy)
+            refusal = _refusal(policy, roll)
+    return Decision(
+        ruleset=ruleset.version,
+        reason=_reason(matched, logged, held, refusal),
+        actions=_together(matched, refusal),
+        matched=tuple(policy.id for policy in matched),
+        logged=tuple(logged),
+        held=tuple(held),
+        failed=tuple(policy.id for policy in _at(ruleset.rules, failed)),
+        answers=answers,
+    )
+
+
+def holds_back(policy: Policy, facts: Facts, roll: Roll) -> Held | None:
+    """What keeps a rule whose condition holds from having an effect."""
+    if policy.contains:
+        if not facts.containment:
+            return "switched_off"
+        if facts.never_contain:
+            return "never_contain"
+    if not policy.times.hold(facts.now):
+        return "schedule"
+    return None if chosen(roll.subject, policy.id, policy.file.spec.rollout.percent) else "rollout"
+
+
+def _refusal(policy: Policy, roll: Roll) -> Refusal | None:
+    if policy.throttle is not None and chosen(roll.request, policy.id, policy.throttle.percent):
+        return policy.throttle.refusal
+    return policy.actions.refusal
+
+
+def _together(matched: list[Policy], refusal: Refusal | None) -> Actions:
+    wanted = [policy.actions for policy in matched]
+    flags = tuple(dict.fromkeys(flag for actions in wanted for flag in actions.flags))
+    if refusal is not None:
+        return Actions(refusal=refusal, flags=flags)
+    return Actions(
+        edits=tuple(dict.fromkeys(edit for actions in wanted for edit in actions.edits)),
+        canary=any(actions.canary for actions in wanted),
+        shadow=next((actions.shadow for actions in wanted if actions.shadow is not None), None),
+        slow=next((actions.slow for actions in wanted if actions.slow is not None), None),
+        max_tokens=min((actions.max_tokens for actions in wanted if actions.max_tokens is not None), default=None),
+        flags=flags,
+    )
+
+
+def _reason(matched: list[Policy], logged: list[str], held: list[tuple[str, Held]], refusal: Refusal | None) -> str:
+    """One sentence for an operator."""
+    if refusal is not None:
+        return f"refused by {matched[-1].id}"
+    if matched:
+        containing = any(policy.contains for policy in matched)
+        return f"{'contained' if containing else 'changed'} by {', '.join(policy.id for policy in matched)}"
+    if held:
+        return "held back: " + ", ".join(f"{policy} by {why.replace('_', ' ')}" for policy, why in held)
+    return f"only logged: {', '.join(logged)}" if logged else AS_USUAL
+
+
+def _at(rules: tuple[Policy, ...], bits: int) -> Iterator[Policy]:
+    """The rules whose bits are set, in their order."""
+    while bits:
+        lowest = bits & -bits
+        yield rules[lowest.bit_length() - 1]
+        bits ^= lowest

@@ -1,0 +1,67 @@
+"""Record: what a decision was made of, less the client's words. From it the same decision follows again, exactly."""
+
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from gateway.core.decision import Decision, Held
+from gateway.core.facts import Facts, Roll
+from gateway.policy.decide import holds_back, judge
+from gateway.policy.ruleset import Ruleset
+from gateway.policy.text import Answers
+
+Verdict = Literal["yes", "no", "unknown", "failed"]
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Version 1. `facts` without texts; `answers`: what was found in them, by predicate id; `ruleset`: its version."""
+
+    v: int = 1
+    request: str = ""
+    facts: Facts
+    roll: Roll
+    ruleset: str
+    answers: dict[str, bool] = {}
+
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(Record).decode
+
+
+class Account(NamedTuple):
+    """One rule in the story of a decision: whether its condition held, and what kept it from having an effect."""
+
+    id: str
+    mode: str
+    verdict: Verdict
+    held: Held | None
+    condition: str
+
+
+def record_of(facts: Facts, roll: Roll, decision: Decision, request: str = "") -> Record:
+    """What to keep of a decision on `facts`."""
+    bare = msgspec.structs.replace(facts, texts=())
+    return Record(request=request, facts=bare, roll=roll, ruleset=decision.ruleset, answers=decision.answers)
+
+
+def explain(record: Record, ruleset: Ruleset) -> Decision:
+    """The decision that was made. Raises Unrecorded where `ruleset` asks what was not asked then (another version)."""
+    return judge(record.facts, ruleset, record.roll, record.answers)
+
+
+def accounts(record: Record, ruleset: Ruleset) -> tuple[Account, ...]:
+    """Rule by rule, in their order. `unknown`: it hangs on words that were not kept."""
+    found = ruleset.matcher.match(record.facts, Answers(record.facts, ruleset.tests, record.answers))
+    told = []
+    for index, policy in enumerate(ruleset.rules):
+        bit = 1 << index
+        verdict: Verdict = "no"
+        if found.failed & bit:
+            verdict = "failed"
+        elif found.yes & bit:
+            verdict = "yes"
+        elif found.unknown & bit:
+            verdict = "unknown"
+        held = holds_back(policy, record.facts, record.roll) if verdict in ("yes", "unknown") else None
+        told.append(Account(policy.id, policy.file.spec.mode, verdict, held, policy.file.spec.match))
+    return tuple(told)

@@ -23,9 +23,9 @@ def words_of(key: bytes, principal: str) -> Words:
 
 
 def phrase_of(words: Words) -> str:
-    """Such as "the saffron kestrel of the quarry polished the brittle sextant"."""
-    opening, creature, place, deed, look, thing = words
-    return f"the {opening} {creature} of the {place} {deed} the {look} {thing}"
+    """Such as "the saffron kestrel of the quarry polished the brittle sextant for a drowsy lemur"."""
+    opening, creature, place, deed, look, thing, second, friend = words
+    return f"the {opening} {creature} of the {place} {deed} the {look} {thing} for a {second} {friend}"
 
 
 def sentence_of(words: Words) -> str:

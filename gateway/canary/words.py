@@ -1,6 +1,7 @@
-"""Words of canary phrases: natural, and rare enough that nobody else puts six of them in this order.
+"""Words of canary phrases: natural, and rare enough that nobody else puts eight of them in this order.
 
-Six places of 64 words each: 36 bits. Within a place no two words are nearer than three changes of a letter.
+Eight places of 64 words each, two of the lists used twice: 48 bits. Within a place no two words are nearer than three
+changes of a letter.
 """
 
 OPENING = """ cinnabar ashen auburn azure bashful blithe brazen brindled buoyant cobalt copper crimson crooked dappled
@@ -44,5 +45,5 @@ xylophone
 """
 
 PLACES: tuple[tuple[str, ...], ...] = tuple(
-    tuple(words.split()) for words in (OPENING, CREATURE, PLACE, DEED, LOOK, THING)
+    tuple(words.split()) for words in (OPENING, CREATURE, PLACE, DEED, LOOK, THING, OPENING, CREATURE)
 )

@@ -12,6 +12,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.kinds import EndpointKind
 from gateway.dataplane.limits import Grant, denied, limits_unknown
 from gateway.dataplane.measure import counting_may_help
+from gateway.dataplane.record import record
 from gateway.dataplane.services import Services
 from gateway.dataplane.standing import headers_of
 from gateway.identity.directory import Known
@@ -37,7 +38,7 @@ async def serve(services: Services, kind: EndpointKind, exchange: Exchange) -> N
     finally:
         exchange.close()
         services.tally.in_flight -= 1
-        _record(services, call)
+        record(services, call)
 
 
 async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
@@ -136,19 +137,3 @@ def _settle(services: Services, call: Call, outcome: Outcome) -> None:
     call.outcome = outcome if call.reservation or outcome == "cancelled" else "refused"
     if call.reservation is not None:
         services.quota.settle(call.reservation, call.limits, call.event())
-
-
-def _record(services: Services, call: Call) -> None:
-    """The log line and the metrics."""
-    tally, name = services.tally, call.model.entry.name if call.model else ""
-    tally.request(call.endpoint, name, call.status(), call.exchange.elapsed_ms() / 1000)
-    if call.error is not None:
-        tally.refusal(call.endpoint, call.error.code or call.error.type)
-    if call.reservation is not None:
-        ttft = None if call.first_token_ms is None else call.first_token_ms / 1000
-        tally.served(name, call.usage.prompt_tokens, call.usage.completion_tokens, ttft)
-        if call.attempts > 1:
-            tally.retry(name)
-        if call.usage.prompt_tokens + call.usage.completion_tokens > call.tokens:
-            tally.overrun(name)
-    services.access_log.add(call.line())

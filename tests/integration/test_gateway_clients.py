@@ -23,7 +23,7 @@ async def word_by_word(generation: Generation) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_during_prefill_frees_the_gpu_and_is_charged_nothing(
+async def test_a_client_that_leaves_during_prefill_frees_the_gpu_and_is_charged_for_its_prompt(
     world: World, stream: bool
 ) -> None:
     async def prefill(generation: Generation) -> None:
@@ -43,7 +43,7 @@ async def test_a_client_that_leaves_during_prefill_frees_the_gpu_and_is_charged_
     await asyncio.wait_for(world.tritons[0].generations[0].gone.wait(), SOON_S)
     record = await world.event(key)
     assert (record.outcome, record.status, record.completion_tokens) == ("cancelled", 499, 0)
-    assert await world.used(key, "tokens_per_minute") == 0
+    assert await world.used(key, "tokens_per_minute") == record.prompt_tokens == len("user: hi\n")
     assert await world.used(key, "requests_per_minute") == 1
 
 

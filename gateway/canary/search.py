@@ -30,8 +30,8 @@ FOREIGN = 0.45
 chance."""
 DAMAGED = 0.31
 """The share of a phrase's letters that may differ: a fifth, and half as much again for luck. Of 400 phrases among
-10,000, a fifth of their letters exchanged, 0.33 found all and took 22 of 400 strangers' phrases for a known one's; 0.30 found
-399, and took 5."""
+10,000, a fifth of their letters exchanged, 0.33 found all and took 22 of 400 strangers' phrases for a known one's; 0.30
+found 399, and took 5."""
 LOST = 0.55
 """Share of a word's letters that differ where it is not there at all."""
 SURE = 0.9

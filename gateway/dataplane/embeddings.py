@@ -1,7 +1,7 @@
 """`/v1/embeddings`: texts to one BYTES tensor, one FP32 tensor back to vectors."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 
 from gateway.core.errors import InvalidRequest, UpstreamFailed
@@ -36,12 +36,12 @@ def embeddings() -> EndpointKind:
         base64 = request.encoding_format == "base64"
         return model, embedding_prompt(request, model.entry.embeddings.dimensions)
 
-    async def answer(services: Services, call: Call, settle: Callable[[], None]) -> None:
+    async def answer(services: Services, call: Call, settle: Callable[[], Awaitable[None]]) -> None:
         assert call.prompt is not None and call.reservation is not None
         rows: list[bytes] = await computed(call, lambda: _rows(services, call))
         write = partial(embedding_answer, call.prompt.model, rows, call.usage, base64=base64)
         body = await asyncio.to_thread(write) if sum(map(len, rows)) > LONG_BYTES else write()
-        settle()
+        await settle()
         await call.exchange.answer(body, limit_headers(call.reservation.states))
 
     return EndpointKind("embeddings", "embeddings", parse, measure_tensors, answer)

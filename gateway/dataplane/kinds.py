@@ -25,7 +25,7 @@ class EndpointKind:
     """Body and models by name -> the model asked for and the neutral prompt. Raises InvalidRequest, ModelNotFound."""
     measure: Callable[..., Awaitable[Measured]]
     """What `gateway.dataplane.measure.measure` takes and gives."""
-    answer: Callable[[Services, Call, Callable[[], None]], Awaitable[None]]
+    answer: Callable[[Services, Call, Callable[[], Awaitable[None]]], Awaitable[None]]
     """From an admitted call to its answer; calls the function before the last bytes are handed to the client."""
 
 

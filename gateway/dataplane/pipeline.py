@@ -54,7 +54,7 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
     await _measure(services, kind, call, grant)
     await _admit(services, kind, call, grant)
     await _check_epoch(services, kind, call, known)
-    await kind.answer(services, call, lambda: _settle(services, call, "completed"))
+    await kind.answer(services, call, lambda: _complete(services, call))
 
 
 async def _measure(services: Services, kind: EndpointKind, call: Call, grant: Grant, **exactly: bool) -> None:
@@ -125,7 +125,15 @@ async def _stopped(services: Services, call: Call) -> None:
 async def _fail(services: Services, call: Call, error: ApiError) -> None:
     call.error = error
     _settle(services, call, "timeout" if isinstance(error, UpstreamTimeout) else "failed")
+    await asyncio.sleep(0)  # as in _complete
     await call.exchange.fail(error, await headers_of(services, call, error))
+
+
+async def _complete(services: Services, call: Call) -> None:
+    """Before the last bytes: were they sent first, a gateway killed in between would leave an answer told and not
+    charged. What is posted to Redis is written at the end of the loop's turn, for all requests of that turn at once."""
+    _settle(services, call, "completed")
+    await asyncio.sleep(0)
 
 
 def _settle(services: Services, call: Call, outcome: Outcome) -> None:

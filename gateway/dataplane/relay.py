@@ -12,7 +12,7 @@ from gateway.wire import answers
 
 MakeWriter = Callable[[str, str, int, bool], answers.Writer]
 """(request id, model name, seconds since the epoch, include usage) -> a writer."""
-Settle = Callable[[], None]
+Settle = Callable[[], Awaitable[None]]
 
 
 def relayed(make_writer: MakeWriter) -> Callable[[Services, Call, Settle], Awaitable[None]]:
@@ -46,7 +46,7 @@ async def relay(make_writer: MakeWriter, call: Call, choices: list[Choice], sett
             source.close()
 
 
-async def _stream(call: Call, source: Choice | Several, writer: answers.Writer, settle: Callable[[], None]) -> None:
+async def _stream(call: Call, source: Choice | Several, writer: answers.Writer, settle: Settle) -> None:
     assert call.prompt is not None and call.reservation is not None
     exchange = call.exchange
     frames = b""
@@ -62,12 +62,12 @@ async def _stream(call: Call, source: Choice | Several, writer: answers.Writer, 
         if frames:
             await exchange.write(frames)
             frames = b""
-    settle()
+    await settle()
     usage = writer.usage(call.usage) if call.prompt.include_usage else b""
     await exchange.end_stream(b"%b%b%b" % (frames, usage, exchange.dialect.done))
 
 
-async def _whole(call: Call, source: Choice | Several, writer: answers.Writer, settle: Callable[[], None]) -> None:
+async def _whole(call: Call, source: Choice | Several, writer: answers.Writer, settle: Settle) -> None:
     assert call.reservation is not None
     exchange = call.exchange
     gathered = [answers.Choice() for _ in range(call.choices)]
@@ -79,5 +79,5 @@ async def _whole(call: Call, source: Choice | Several, writer: answers.Writer, s
             gathered[delta.choice].add(delta)
         if source.finished:
             break
-    settle()
+    await settle()
     await exchange.answer(writer.whole(gathered, call.usage), limit_headers(call.reservation.states))

@@ -2,7 +2,7 @@
 charged as the fleet file says, and only then sent."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -31,7 +31,7 @@ from gateway.wire.embeddings import MAX_TEXTS
 from gateway.wire.kserve_infer import MAX_JSON_BYTES, InferRequest, decode_infer, encode_infer, pack_numbers
 from gateway.wire.sse import frame
 
-Settle = Callable[[], None]
+Settle = Callable[[], Awaitable[None]]
 BINARY = (b"content-type", b"application/octet-stream")
 
 
@@ -61,7 +61,7 @@ def infer(name: str, headers: Sequence[tuple[bytes, bytes]]) -> EndpointKind:
         asked = Asked(call.prompt.tensors, wanted, request.parameters)
         outputs = await computed(call, lambda: ask(services, call, asked, call.routes[0]))
         body, header_length = encode_infer(name, request, outputs)
-        settle()
+        await settle()
         told = limit_headers(call.reservation.states)
         if header_length is None:
             await call.exchange.answer(body, told)
@@ -249,7 +249,7 @@ async def _stream(services: Services, call: Call, body: bytes, settle: Settle) -
         outputs = model.signature().outputs
         while responses := await stream.read():
             await exchange.write(b"".join([_frame(call.prompt.model, outputs, one) for one in responses]))
-        settle()
+        await settle()
         await exchange.end_stream(b"")
     finally:
         stream.close()

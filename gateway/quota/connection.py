@@ -187,14 +187,12 @@ class RedisConnection(asyncio.Protocol):
         """Run an idempotent script without waiting for its reply, which goes to `hear`. `keep`: send it (again) once
         Redis is back; without it the command is worth nothing later, and is let go.
 
-        What is kept is written before this returns, and not at the end of the loop's turn: the caller goes on to hand
-        the last bytes of an answer to its client, and a process that is killed in between must have settled it."""
+        It is written at the end of the loop's turn: whoever must have it written before going on lets that turn end
+        (`asyncio.sleep(0)`)."""
         command = ("EVALSHA", script.digest, len(keys), *keys, *args)
         waiting = Waiting(None, command, script, self._loop.time(), keep, hear)
         if self._ready:
             self._send(waiting)
-            if keep:
-                self._flush()
         else:
             self._keep(waiting)
 

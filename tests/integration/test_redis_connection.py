@@ -49,10 +49,11 @@ async def test_a_forgotten_script_is_sent_again_as_text_for_calls_and_posts(redi
     await client.aclose()
 
 
-async def test_what_is_posted_is_on_its_way_before_the_caller_goes_on(redis_url: str) -> None:
+async def test_what_is_posted_is_on_its_way_when_the_caller_has_let_the_loop_turn_once(redis_url: str) -> None:
     async with connected(redis_url) as connection:
         await connection.call(ADD, ["k"], [1])
         connection.post(ADD, ["k"], [1])
+        await asyncio.sleep(0)
         with BlockingRedis.from_url(redis_url) as client:  # the event loop of the connection stands still meanwhile
             deadline = time.monotonic() + 5
             while client.get("k") != b"2":

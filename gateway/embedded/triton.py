@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -61,7 +62,6 @@ def triton_service(fleet: Fleet, endpoint: Endpoint, data_dir: Path) -> Service:
         assemble(parts, folder, _models(fleet, endpoint))
     except OSError as problem:
         raise StartError(f"Triton's folder cannot be put together. {cannot_write(folder, problem)}") from problem
-    host, port = endpoint.address
     models = _models(fleet, endpoint)
     askable = [name for name, _ in models if name in _with_vllm_tensors(fleet)]
     prefix = shared_memory_prefix(folder)
@@ -70,7 +70,7 @@ def triton_service(fleet: Fleet, endpoint: Endpoint, data_dir: Path) -> Service:
         command=(str(parts.server), *_options(endpoint, folder, prefix)),
         environment=_environment(parts, folder),
         log=data_dir.resolve() / "log" / "triton.log",
-        ready=lambda: http_ok(host, port, "/v2/health/ready"),
+        ready=partial(_ready, endpoint),
         ready_within_s=60,
         stop_within_s=EXIT_TIMEOUT_S + 3,
         clear=lambda: clear_shared_memory(prefix),
@@ -79,6 +79,16 @@ def triton_service(fleet: Fleet, endpoint: Endpoint, data_dir: Path) -> Service:
         look=Look(endpoint, askable),
         decisive=decisive_line,
     )
+
+
+async def _ready(endpoint: Endpoint) -> bool:
+    """The server opens its port for metrics last: who reads those when health is green would find it closed."""
+    if not await http_ok(*endpoint.address, "/v2/health/ready"):
+        return False
+    if endpoint.metrics is None:
+        return True
+    metrics = urlsplit(endpoint.metrics)
+    return await http_ok(metrics.hostname or "", metrics.port or 80, metrics.path)
 
 
 def find_parts() -> Parts:

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         default=None,
         description="redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://; default: the embedded Redis.",
     )
-    policies: Path = Field(default=Path("policies"), description="Policy files: `plans/`, `issuers.yaml`.")
+    policies: Path = Field(default=Path("policies"), description="Policy files: `rules/`, `plans/`, `issuers.yaml`.")
     fleet: Path = Field(default=Path("triton_models/fleet.demo.yaml"), description="Which models are served where.")
     pepper: SecretStr | None = Field(
         default=None,
@@ -54,6 +54,15 @@ class Settings(BaseSettings):
         min_length=32,
         description="The admin API's bearer token; default: made once and kept in the data directory.",
     )
+    evidence_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Key that evidence is encrypted with; default: made once and kept in the data directory.",
+    )
+    evidence_key_old: SecretStr | None = Field(
+        default=None, min_length=16, description="The evidence key before: what it encrypted can still be read."
+    )
+    evidence_days: int = Field(default=30, ge=0, le=3650, description="How long evidence is kept (0: none is).")
     trusted_proxies: str | None = Field(
         default=None,
         description="Networks (CIDR, between commas) of proxies whose `x-forwarded-for` is believed; default: none.",
@@ -138,6 +147,14 @@ class Settings(BaseSettings):
         if self.admin_token is not None:
             return self.admin_token.get_secret_value().encode()
         return keep_secret(self.data_dir / "admin-token", secrets.token_hex(32)).encode()
+
+    def evidence_secrets(self) -> tuple[str, ...]:
+        """The secrets that evidence may be encrypted with, the one for what is new first."""
+        if self.evidence_key is None:
+            first = keep_secret(self.data_dir / "evidence-key", secrets.token_hex(32))
+        else:
+            first = self.evidence_key.get_secret_value()
+        return (first,) if self.evidence_key_old is None else (first, self.evidence_key_old.get_secret_value())
 
     @field_validator("trusted_proxies")
     @classmethod

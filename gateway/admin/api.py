@@ -3,7 +3,6 @@
 Every change leaves one line in the log: what was done, to what, from where; no secrets.
 """
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from gateway.identity.issue import (
 from gateway.identity.names import BadName
 from gateway.identity.principals import BadOverride, Changed, remove_limit, set_limit, show_principal
 from gateway.storage.database import Database
+from gateway.telemetry import clock
 
 Result = TypeVar("Result")
 PAGE = 100
@@ -125,7 +125,7 @@ class Api:
             principal=wanted.principal,
             plan=wanted.plan,
             name=wanted.name,
-            expires_at_ms=None if life is None else time.time_ns() // 1_000_000 + life * 1000,
+            expires_at_ms=None if life is None else clock.now_ms() + life * 1000,
             bounds=check_bounds(
                 scopes=wanted.scopes, models=wanted.models, addresses=wanted.addresses, tags=wanted.tags
             ),

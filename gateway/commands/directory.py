@@ -54,9 +54,9 @@ def run(settings: Settings, work: Callable[[Database], Awaitable[Result]]) -> Re
 
 
 @asynccontextmanager
-async def telling(settings: Settings) -> AsyncIterator[Redis]:
+async def telling(settings: Settings, *, timeout_s: float = REDIS_TIMEOUT_S) -> AsyncIterator[Redis]:
     """Redis, to tell the gateways of a change."""
-    redis = connect_redis(settings.redis(), timeout_s=REDIS_TIMEOUT_S)
+    redis = connect_redis(settings.redis(), timeout_s=timeout_s)
     try:
         yield redis
     finally:

@@ -6,8 +6,7 @@ import msgspec
 import typer
 
 from gateway.commands.console import BAD_USAGE, fail, read_settings, warn
-from gateway.commands.directory import run
-from gateway.quota.client import connect_redis
+from gateway.commands.directory import run, telling
 from gateway.settings import Settings
 from gateway.storage.database import Database
 from gateway.storage.erasure import Erasure
@@ -44,8 +43,5 @@ def erase(
 
 
 async def erase_and_tell(settings: Settings, database: Database, principal: str) -> Erasure | None:
-    redis = connect_redis(settings.redis(), timeout_s=REDIS_TIMEOUT_S)
-    try:
+    async with telling(settings, timeout_s=REDIS_TIMEOUT_S) as redis:
         return await erase_everywhere(database, redis, settings.partitions, principal)
-    finally:
-        await redis.aclose()

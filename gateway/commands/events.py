@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from gateway.core.event import RequestEvent, event_schema
 from gateway.storage import events
 from gateway.storage.database import Database
 from gateway.storage.names import ids_of
+from gateway.telemetry import clock
 from gateway.workers.entries import MAX_BODY
 from gateway.workers.imports import BadLine, Imported, import_events
 
@@ -37,7 +37,7 @@ def export(
     org: Annotated[str | None, typer.Option(metavar="NAME|ID", help="Only this organisation's.")] = None,
 ) -> None:
     """Print events as JSON lines, oldest first. No prompt, completion or secret is in them."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     since_ms = 0 if since is None else instant_ms(since, "--since", now_ms)
     until_ms = FOREVER_MS if until is None else instant_ms(until, "--until", now_ms)
     run(read_settings(), lambda database: write_events(database, since_ms, until_ms, org, sys.stdout.buffer))
@@ -98,7 +98,7 @@ def prune(
     as_json: AsJson = False,
 ) -> None:
     """Throw away old raw events. Roll-ups, and so `catflap usage` and budgets, stay as they are."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     before_ms = instant_ms(before, "--before", now_ms)
     if before_ms > now_ms - LEAST_AGE_MS:
         fail(

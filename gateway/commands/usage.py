@@ -2,7 +2,6 @@
 
 import csv
 import io
-import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from gateway.commands.times import instant_ms, month_start_ms, shown
 from gateway.storage.database import Database
 from gateway.storage.names import NAMED, ids_of, names_of
 from gateway.storage.usage import AMOUNTS, TABLES, Span, usage
+from gateway.telemetry import clock
 
 Row = dict[str, Any]
 
@@ -74,7 +74,7 @@ def bill(
     """What was used: requests, tokens and cost. A span is whole or not there: times are rounded down to its start."""
     if as_json and as_csv:
         fail("Say either --json or --csv.", BAD_USAGE)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     names = {"organisation": org, "project": project, "principal": principal, "key": key}
     question = Question(
         by=by,

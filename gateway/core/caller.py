@@ -2,6 +2,8 @@
 
 import msgspec
 
+from gateway.core.facts import State
+
 SCOPES = ("chat", "completions", "embeddings", "tensors")
 """What a key may be held to, by endpoint. Lists of models and of limits need none."""
 
@@ -15,6 +17,21 @@ class Override(msgspec.Struct, frozen=True):
     limit: int
     per: str | None = None
     model: str | None = None
+
+
+class Regard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a principal is regarded. `until_ms`: when `state` ends by itself and is `normal` again; None: never.
+    `cluster`: the group of linked principals that it belongs to, empty for none. `never_contain`: no policy may."""
+
+    state: State = "normal"
+    score: float = 0.0
+    cluster: str = ""
+    never_contain: bool = False
+    until_ms: int | None = None
+
+    def state_at(self, now_ms: int) -> State:
+        """The state at a moment in milliseconds since the epoch."""
+        return self.state if self.until_ms is None or now_ms < self.until_ms else "normal"
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,4 +48,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     models: frozenset[str] | None = None
     """The public names of the models that it may use; None: all of the fleet."""
     tags: tuple[str, ...] = ()
+    created_at_ms: int = 0
+    """When the principal was made."""
+    regard: Regard = Regard()
     overrides: tuple[Override, ...] = ()

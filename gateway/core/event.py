@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from gateway.core.record import Record
+
 VERSION = 1
 """What is added with a default keeps the version; what an old reader would misunderstand raises it."""
 
@@ -55,6 +57,27 @@ class RequestEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     attempts: int = 1
     end_user: str | None = None
     """Keyed digest of the client's own `user` field."""
+    beyond_prompt_tokens: int = 0
+    """What a contained request used beyond what its client was told, and was charged: the defence account's."""
+    beyond_cached_tokens: int = 0
+    """Part of `beyond_prompt_tokens`, as `cached_tokens` is of `prompt_tokens`."""
+    beyond_completion_tokens: int = 0
+    beyond_cost: int = 0
+    """In thousandths of a cost unit: what it cost more than `cost`; 0 where a decoy was cheaper."""
+    contained: bool = False
+    """Served otherwise than it was told."""
+    shadow: str | None = None
+    """Public name of the model that served in place of `model`, or `pool:NAME` of the pool that did."""
+    canary_said: bool = False
+    """The principal's own phrase was in the answer."""
+    matched: tuple[str, ...] = ()
+    """Ids of the policies that took effect, in their order."""
+    logged: tuple[str, ...] = ()
+    """Ids of policies in mode `log` whose condition held."""
+    flags: tuple[str, ...] = ()
+    """What policies flagged."""
+    record: Record | None = None
+    """What was decided on; None where nothing was (the gateway died before, or refused the request)."""
 
 
 encode = msgspec.json.Encoder().encode

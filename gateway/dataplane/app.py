@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -26,6 +25,7 @@ from gateway.dataplane.services import Services
 from gateway.dataplane.standing import standing_headers, standing_of
 from gateway.fleet.models import Served
 from gateway.quota.connection import RedisRefused, RedisUnavailable
+from gateway.telemetry import clock
 from gateway.wire.dialects import dialect_of
 
 Lifespan = Callable[[], AbstractAsyncContextManager[Services]]
@@ -171,7 +171,7 @@ def _model(name: str, model: Served) -> dict[str, object]:
 
 
 def _new_id() -> str:
-    return request_id(time.time_ns() // 1_000_000, secrets.token_bytes(10))
+    return request_id(clock.now_ms(), secrets.token_bytes(10))
 
 
 def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -184,7 +184,7 @@ async def charge_the_unanswered(call: Call, aside: Aside) -> None:
     """A client left before the first token: the prompt was sent, and the model reads it, so it is charged; otherwise a
     limit on tokens could be read past by leaving early. Long ones are counted `aside`; where too many wait for it, the
     bound is charged."""
-    if not isinstance(call.model, ServedModel) or call.usage.prompt_tokens or not call.attempts:
+    if not isinstance(call.model, ServedModel) or call.usage.prompt_tokens:
         return
     call.usage.prompt_tokens = call.measured.ceiling.prompt_tokens
     if not call.measured.exact:

@@ -1,13 +1,13 @@
 """One HTTP exchange over ASGI: the body in, the answer out, and whether the client is still there."""
 
 import asyncio
-import time
 from contextlib import suppress
 from typing import Literal
 
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.core.errors import ApiError, BodyTooLarge
+from gateway.telemetry import clock
 from gateway.wire.dialects import dialect_of
 from gateway.wire.sse import frame
 
@@ -49,7 +49,7 @@ class Exchange:
         self.peer: str | None = scope["client"][0] if scope.get("client") else None
         self.request_id = request_id
         self.arrived = self._loop.time()
-        self.arrived_ms = time.time_ns() // 1_000_000
+        self.arrived_ms = clock.now_ms()
         self.request_timeout = request_s
         self.status = 0
         self.stopped: Stopped | None = None

@@ -39,18 +39,17 @@ async def measure(
     """
     counts, exact = [model.bound(text) for text in texts], model.counter.exact
     choices = len(texts) * prompt.n
-    if not exact:
-        _refuse_the_hopeless(prompt, texts, model)
     if not exact and (exactly or not _fits(counts, prompt, model, default_max_tokens, choices, limits)):
+        _refuse_the_hopeless(prompt, texts, model)
         counts, exact = await model.count_each(texts, aside), True
     max_tokens = _max_tokens(prompt, model, max(counts), default_max_tokens)
     if prompt.max_tokens is None:
         # a default must not refuse what the client never asked for
         max_tokens = max(1, min([max_tokens, *(most // choices for most in _most_output(limits, sum(counts)))]))
     ceiling = Usage(sum(counts), max_tokens * choices)
-    field = "messages" if prompt.endpoint == "chat" else "prompt"
-    blamed = prompt.max_tokens_name if _prompt_fits(limits, ceiling.prompt_tokens) else field
-    refuse_what_never_fits(limits, ceiling, f"Shorten the prompt or lower '{prompt.max_tokens_name}'.", blamed)
+    if (passed := never_fits(limits, ceiling)) is not None:
+        blamed = prompt.max_tokens_name if _prompt_fits(limits, ceiling.prompt_tokens) else field_of(prompt)
+        raise too_large(passed, ceiling, f"Shorten the prompt or lower '{prompt.max_tokens_name}'.", blamed)
     return Measured(max_tokens, ceiling, exact)
 
 
@@ -82,7 +81,7 @@ def _refuse_the_hopeless(prompt: Prompt, texts: tuple[str, ...], model: ServedMo
     """A text that is too long even by its fewest tokens is not worth counting (which takes seconds for megabytes)."""
     least = max(model.floor(text) for text in texts)
     if least >= model.entry.context_tokens:
-        what = "messages" if prompt.endpoint == "chat" else "prompt"
+        what = field_of(prompt)
         raise ContextLengthExceeded(
             f"This model's maximum context length is {model.entry.context_tokens} tokens. However, your {what} alone "
             f"needs at least {least} tokens. Please shorten the {what}.",
@@ -92,7 +91,7 @@ def _refuse_the_hopeless(prompt: Prompt, texts: tuple[str, ...], model: ServedMo
 
 def _max_tokens(prompt: Prompt, model: ServedModel, longest: int, default: int) -> int:
     entry = model.entry
-    what = "messages" if prompt.endpoint == "chat" else "prompt"
+    what = field_of(prompt)
     left = entry.context_tokens - longest
     asked = prompt.max_tokens
     if asked is not None and asked > entry.max_output_tokens:
@@ -111,15 +110,23 @@ def _max_tokens(prompt: Prompt, model: ServedModel, longest: int, default: int) 
     return asked if asked is not None else min(default, left, entry.max_output_tokens)
 
 
-def refuse_what_never_fits(limits: tuple[Limit, ...], ceiling: Usage, advice: str, param: str | None) -> None:
-    """Raises TooLargeForPlan where a limit could not take the request even if nothing else were asked."""
-    for limit in limits:
-        if limit.units(ceiling) > limit.cap:
-            raise TooLargeForPlan(
-                f"This request could use {units(limit, limit.units(ceiling))}, more than the {units(limit, limit.cap)} "
-                f"of its limit {limit.name.replace('_', ' ')}; it can never be admitted. {advice}",
-                param=param,
-            )
+def field_of(prompt: Prompt) -> str:
+    """What the client calls its prompt."""
+    return "messages" if prompt.endpoint == "chat" else "prompt"
+
+
+def never_fits(limits: tuple[Limit, ...], ceiling: Usage) -> Limit | None:
+    """The first limit that could not take the request even if nothing else were asked."""
+    return next((limit for limit in limits if limit.units(ceiling) > limit.cap), None)
+
+
+def too_large(limit: Limit, ceiling: Usage, advice: str, param: str | None = None) -> TooLargeForPlan:
+    """What the client of such a request reads."""
+    return TooLargeForPlan(
+        f"This request could use {units(limit, limit.units(ceiling))}, more than the {units(limit, limit.cap)} "
+        f"of its limit {limit.name.replace('_', ' ')}; it can never be admitted. {advice}",
+        param=param,
+    )
 
 
 def _prompt_fits(limits: tuple[Limit, ...], prompt_tokens: int) -> bool:

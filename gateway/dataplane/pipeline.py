@@ -15,6 +15,7 @@ from gateway.dataplane.measure import counting_may_help
 from gateway.dataplane.record import record
 from gateway.dataplane.services import Services
 from gateway.dataplane.standing import headers_of
+from gateway.fleet.tokens import Aside
 from gateway.identity.directory import Known
 from gateway.quota.connection import RedisRefused, RedisUnavailable
 
@@ -58,12 +59,15 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
 
 
 async def _measure(services: Services, kind: EndpointKind, call: Call, grant: Grant, **exactly: bool) -> None:
+    call.measured = await kind.measure(
+        call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits, _aside(services, call), **exactly
+    )
+
+
+def _aside(services: Services, call: Call) -> Aside:
     """What is long is counted when it is the principal's turn."""
     assert call.caller is not None
-    aside = partial(services.counting.run, call.caller.principal)
-    call.measured = await kind.measure(
-        call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits, aside, **exactly
-    )
+    return partial(services.counting.run, call.caller.principal)
 
 
 async def _admit(services: Services, kind: EndpointKind, call: Call, grant: Grant) -> None:
@@ -111,8 +115,8 @@ async def _stopped(services: Services, call: Call) -> None:
     why = call.exchange.stopped
     if why == "gone":
         try:
-            if call.caller is not None:
-                await charge_the_unanswered(call, partial(services.counting.run, call.caller.principal))
+            if call.attempts:
+                await charge_the_unanswered(call, _aside(services, call))
         finally:
             _settle(services, call, "cancelled")
     elif why == "body":

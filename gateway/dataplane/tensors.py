@@ -20,7 +20,7 @@ from gateway.core.tensor import Tensor, pack_strings, unpack_strings
 from gateway.dataplane.call import Call
 from gateway.dataplane.kinds import EndpointKind, find_model
 from gateway.dataplane.limits import limit_headers
-from gateway.dataplane.measure import Measured, refuse_what_never_fits
+from gateway.dataplane.measure import Measured, never_fits, too_large
 from gateway.dataplane.services import Services
 from gateway.fleet.adapters.tensors import Asked
 from gateway.fleet.models import Served, ServedTensors
@@ -179,7 +179,8 @@ async def measure_tensors(
             f"This model reads at most {context} tokens of a text; one of yours has at least {longest}.", param="input"
         )
     ceiling = Usage(model.charge(prompt.tensors, sum(counts)), 0)
-    refuse_what_never_fits(limits, ceiling, "Send less at once.", None)
+    if (passed := never_fits(limits, ceiling)) is not None:
+        raise too_large(passed, ceiling, "Send less at once.")
     return Measured(0, ceiling, exact=True)
 
 

@@ -41,6 +41,9 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     region: Name = "local"
     transport: Literal["http", "grpc"] = "http"
     """The road that generations take (docs/decisions/0007)."""
+    pool: Name = "default"
+    covert: bool = False
+    """Takes only requests that a policy sends to its pool."""
     embedded: bool = False
     """Started on this machine by `catflap up`."""
 
@@ -87,6 +90,8 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: Name
     aliases: tuple[Name, ...] = ()
     owned_by: str = "catflap"
+    hidden: bool = False
+    """No client sees it or may ask for it: a decoy, which a policy can name."""
     triton: TritonModel
     endpoints: Annotated[tuple[Name, ...], Meta(min_length=1)]
     """Names of the endpoints that serve it."""

@@ -21,13 +21,9 @@ from gateway.identity.loads import MAX_LOADS, MESSAGE, REFUSAL_S, Loads, Subject
 from gateway.identity.pepper import Peppers
 from gateway.identity.tokens import Verifier, is_token
 from gateway.storage.database import Database
+from gateway.telemetry import clock
 
 __all__ = ["Directory", "Known"]
-
-
-def system_ms() -> int:
-    """Milliseconds since the epoch by this machine's clock."""
-    return time.time_ns() // 1_000_000
 
 
 class Directory:
@@ -45,7 +41,7 @@ class Directory:
         verifier: Verifier | None = None,
         max_loads: int = MAX_LOADS,
         monotonic: Callable[[], float] = time.monotonic,
-        now_ms: Callable[[], int] = system_ms,
+        now_ms: Callable[[], int] = clock.now_ms,
     ) -> None:
         self._database = database
         self._peppers = Peppers(pepper, old_pepper)

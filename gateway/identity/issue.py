@@ -16,9 +16,10 @@ from gateway.identity.epoch import tell_gateways
 from gateway.identity.keys import ID_LENGTH, ID_PREFIX, SECRET_BYTES, digest, make_token
 from gateway.identity.names import check_name
 from gateway.identity.pepper import fingerprint
-from gateway.identity.principals import ensure_principal, now_ms
+from gateway.identity.principals import ensure_principal
 from gateway.storage import directory
 from gateway.storage.database import Database
+from gateway.telemetry import clock
 
 LISTED = ("scopes", "models", "addresses", "tags")
 NO_BOUNDS = Bounds()
@@ -99,7 +100,7 @@ async def issue_key(
         "pepper": fingerprint(pepper),
         "plan": check_name("plan's name", plan),
         "name": None if name is None else check_name("key's name", name),
-        "created_at_ms": now_ms(),
+        "created_at_ms": clock.now_ms(),
         "expires_at_ms": expires_at_ms,
         **{field: to_column(getattr(bounds, field)) for field in LISTED},
     }
@@ -140,7 +141,7 @@ async def rotate_key(
     token = make_token(key_id, secrets.token_bytes(SECRET_BYTES)) if is_key_id(key_id) else ""
     async with database.write() as connection:
         before = await load(connection, key_id)
-        at = now_ms()
+        at = clock.now_ms()
         if before is None or not living(before, at):
             return before
         await directory.rotate_key(
@@ -167,7 +168,7 @@ async def revoke_key(database: Database, redis: Redis, partitions: int, key_id: 
     again is harmless, and tells the gateways again, which mends an earlier one that could not.
     """
     async with database.write() as connection:
-        await directory.revoke_key(connection, key_id, now_ms())
+        await directory.revoke_key(connection, key_id, clock.now_ms())
         record = await load(connection, key_id)
     if record is None:
         return None
@@ -177,7 +178,7 @@ async def revoke_key(database: Database, redis: Redis, partitions: int, key_id: 
 async def count_peppers(database: Database, peppers: list[bytes]) -> list[int]:
     """How many living secrets are kept under each of these peppers, and last under others or not told apart yet."""
     async with database.read() as connection:
-        counts = await directory.count_peppers(connection, now_ms())
+        counts = await directory.count_peppers(connection, clock.now_ms())
     found = [counts.pop(fingerprint(pepper), 0) for pepper in peppers]
     return [*found, sum(counts.values())]
 

@@ -27,6 +27,11 @@ def fingerprint(pepper: bytes) -> str:
     return hmac.digest(pepper, b"catflap pepper", "sha256").hex()[:16]
 
 
+def derived(pepper: bytes, purpose: str) -> bytes:
+    """32 bytes for one purpose, from which neither the pepper nor those for another can be told."""
+    return hmac.digest(pepper, b"catflap " + purpose.encode(), "sha256")
+
+
 class Move(msgspec.Struct, frozen=True):
     """A secret whose digest is to be written under the current pepper."""
 

@@ -4,7 +4,6 @@ Errors: BadName, BadOverride; sqlalchemy.exc.SQLAlchemyError as the database rai
 """
 
 import secrets
-import time
 
 import msgspec
 from redis.asyncio import Redis
@@ -16,6 +15,7 @@ from gateway.identity.epoch import tell_gateways
 from gateway.identity.names import BadName, check_name
 from gateway.storage import directory, tables
 from gateway.storage.database import Database
+from gateway.telemetry import clock
 
 PERIODS: dict[str, tuple[str | None, ...]] = {
     "requests": ("minute", "day"),
@@ -73,7 +73,7 @@ async def set_limit(
             return None
         if len(record.limits) >= MAX_OVERRIDES and not any(same(override, limit) for limit in record.limits):
             raise BadOverride(f"a principal may have {MAX_OVERRIDES} limits of its own: remove one first")
-        await directory.set_limit(connection, place(principal_id, override), override.limit, now_ms())
+        await directory.set_limit(connection, place(principal_id, override), override.limit, clock.now_ms())
         record = await load(connection, principal_id)
     assert record is not None, "a row just read in this transaction"
     return Changed(record=record, told=await tell_gateways(redis, record.organisation, partitions))
@@ -155,7 +155,7 @@ def overrides_of(rows: directory.Rows) -> tuple[Override, ...]:
 
 async def ensure_principal(connection: AsyncConnection, organisation: str, project: str, name: str, kind: str) -> str:
     """The id of the principal of that name in that project of that organisation."""
-    at = now_ms()
+    at = clock.now_ms()
     organisation_id = await directory.ensure(
         connection,
         tables.organisation,
@@ -174,7 +174,3 @@ async def ensure_principal(connection: AsyncConnection, organisation: str, proje
         {"project_id": project_id, "name": name},
         {"id": make_id("prin", secrets.token_bytes(12)), "kind": kind, "created_at_ms": at},
     )
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -6,7 +6,6 @@ remembered under the digest of the whole of it, until it ends or its key is with
 """
 
 import hashlib
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import msgspec
 from gateway.core.errors import Unauthenticated
 from gateway.identity.issuers import BadClaims, Identity, Issuer, identity_of
 from gateway.identity.jwks import Key, Keys
+from gateway.telemetry import clock
 
 MESSAGE = (
     "The token is not accepted: it has expired, is not meant for this gateway, or is not signed by an issuer that it "
@@ -44,7 +44,7 @@ class Verifier:
         issuers: Sequence[tuple[Issuer, Keys]],
         *,
         size: int,
-        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        now_ms: Callable[[], int] = clock.now_ms,
     ) -> None:
         self._issuers = {issuer.issuer: (issuer, keys) for issuer, keys in issuers}
         self._longest = max((issuer.max_token_bytes for issuer, _ in issuers), default=0)

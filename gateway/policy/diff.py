@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.core.record import Record
 from gateway.policy.loader import Policy
-from gateway.policy.record import Record
 from gateway.policy.replay import replay
 from gateway.policy.ruleset import Ruleset
 

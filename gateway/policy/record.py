@@ -1,4 +1,4 @@
-"""Record: what a decision was made of, less the client's words. From it the same decision follows again, exactly."""
+"""Records: made of decisions, and decisions made of them again."""
 
 from typing import Literal, NamedTuple
 
@@ -6,22 +6,12 @@ import msgspec
 
 from gateway.core.decision import Decision, Held
 from gateway.core.facts import Facts, Roll
+from gateway.core.record import Record
 from gateway.policy.decide import holds_back, judge
 from gateway.policy.ruleset import Ruleset
 from gateway.policy.text import Answers
 
 Verdict = Literal["yes", "no", "unknown", "failed"]
-
-
-class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Version 1. `facts` without texts; `answers`: what was found in them, by predicate id; `ruleset`: its version."""
-
-    v: int = 1
-    request: str = ""
-    facts: Facts
-    roll: Roll
-    ruleset: str
-    answers: dict[str, bool] = {}
 
 
 encode = msgspec.json.Encoder().encode

@@ -7,8 +7,8 @@ hang on it; a decision is undecided only if such a rule could change it.
 from typing import NamedTuple
 
 from gateway.core.decision import Decision
+from gateway.core.record import Record
 from gateway.policy.decide import compose, holds_back
-from gateway.policy.record import Record
 from gateway.policy.ruleset import Ruleset
 from gateway.policy.text import Answers
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.core.decision import Actions
-from gateway.policy.record import Record
+from gateway.core.record import Record
 from gateway.policy.replay import Replayed, replay
 from gateway.policy.ruleset import Ruleset
 

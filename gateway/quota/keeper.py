@@ -1,7 +1,6 @@
 """Admission and settlement: the pipeline's two conversations with Redis."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
 from typing import Literal, NamedTuple, cast
@@ -24,6 +23,7 @@ from gateway.quota.note import Bound, Note, encode_note
 from gateway.quota.outbox import Outbox
 from gateway.quota.protocol import Connection
 from gateway.quota.scripts import ADMIT, EPOCH, RENEW, RESTORE, SETTLE
+from gateway.telemetry import clock
 
 LEASE_MS = 15_000
 """A reservation that is not renewed for so long is reclaimed; gateways renew every third of it."""
@@ -154,7 +154,7 @@ class Quota:
         if self._local is not None:
             for limit, left in zip(limits, reply[HEAD::2], strict=True):
                 if limit.measure == "cost":
-                    self._local.hear(limit, left, wall_ms())
+                    self._local.hear(limit, left, clock.now_ms())
         return reply
 
     async def _admit_alone(
@@ -167,13 +167,13 @@ class Quota:
         unsettled: RequestEvent,
     ) -> Reservation | Denial:
         """Redis is away: this gateway's part of every limit decides."""
-        answer = local.admit(unsettled.request, limits, costs, wall_ms())
+        answer = local.admit(unsettled.request, limits, costs, clock.now_ms())
         if answer.refused_by < 0:
             budgets = [limit for limit in limits if limit.measure == "cost"]
-            month, _ = month_of(wall_ms())
+            month, _ = month_of(clock.now_ms())
             for limit, spent in zip(budgets, await self._spent_on(budgets, month), strict=True):
-                local.restore(limit, spent, wall_ms())
-            answer = local.admit(unsettled.request, limits, costs, wall_ms())
+                local.restore(limit, spent, clock.now_ms())
+            answer = local.admit(unsettled.request, limits, costs, clock.now_ms())
         if answer.refused_by < 0:
             raise RedisUnavailable("budgets are not known")
         states = states_of(limits, list(chain.from_iterable(answer.states)))
@@ -272,11 +272,6 @@ class _Running(NamedTuple):
     def slots(self) -> list[str]:
         """Keys of the slots that it takes."""
         return [one.key for one in self.bound if one.measure == "concurrency"]
-
-
-def wall_ms() -> int:
-    """This machine's clock: Redis's is away."""
-    return time.time_ns() // 1_000_000
 
 
 def bind(partition: int, limits: Iterable[Limit]) -> tuple[Bound, ...]:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 NAMING = {  # so that Alembic can name, and on SQLite rebuild, every constraint
@@ -34,6 +36,7 @@ TEXT = String(256)
 MILLISECONDS = BigInteger
 FINGERPRINT = String(16)
 LISTED = Text
+VERSION = String(64)
 
 organisation = Table(
     "organisation",
@@ -61,7 +64,26 @@ principal = Table(
     Column("kind", String(16), CheckConstraint("kind in ('person', 'service')", name="kind"), nullable=False),
     Column("name", NAME, nullable=False),
     Column("created_at_ms", MILLISECONDS, nullable=False),
+    # how it is regarded: gateway.core.caller.Regard
+    Column("state", String(16), nullable=False, server_default="normal"),
+    Column("score", Float, nullable=False, server_default="0"),
+    Column("cluster", ID, nullable=False, server_default="", index=True),
+    Column("never_contain", Boolean, nullable=False, server_default=false()),
+    Column("state_until_ms", MILLISECONDS),
     UniqueConstraint("project_id", "name"),
+)
+
+regard_change = Table(  # who changed how a principal is regarded, when and why; never changed itself
+    "regard_change",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("principal_id", ID, nullable=False),
+    Column("at_ms", MILLISECONDS, nullable=False),
+    Column("author", NAME, nullable=False),
+    Column("reason", TEXT, nullable=False),
+    Column("was", Text, nullable=False),  # a Regard in JSON
+    Column("became", Text, nullable=False),
+    Index(None, "principal_id", "at_ms"),
 )
 
 key = Table(
@@ -127,6 +149,17 @@ request_event = Table(  # columns are the fields of gateway.core.event.RequestEv
     Column("region", TEXT),
     Column("attempts", BigInteger, nullable=False),
     Column("end_user", TEXT),
+    Column("beyond_prompt_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("beyond_cached_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("beyond_completion_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("beyond_cost", BigInteger, nullable=False, server_default="0"),
+    Column("contained", Boolean, nullable=False, server_default=false()),
+    Column("shadow", TEXT),
+    Column("canary_said", Boolean, nullable=False, server_default=false()),
+    Column("matched", LISTED, nullable=False, server_default="[]"),
+    Column("logged", LISTED, nullable=False, server_default="[]"),
+    Column("flags", LISTED, nullable=False, server_default="[]"),
+    Column("record", Text),  # a Record in JSON
     Index(None, "organisation", "at_ms"),
     Index(None, "principal", "at_ms"),
     Index(None, "at_ms"),
@@ -153,6 +186,12 @@ def usage_table(name: str) -> Table:
         Column("completion_tokens", BigInteger, nullable=False),
         Column("cost", BigInteger, nullable=False),
         Column("kv_cost", BigInteger, nullable=False),
+        # of contained requests: how many, what they were charged, and what they used beyond that (the defence account)
+        Column("contained_requests", BigInteger, nullable=False, server_default="0"),
+        Column("contained_cost", BigInteger, nullable=False, server_default="0"),
+        Column("beyond_prompt_tokens", BigInteger, nullable=False, server_default="0"),
+        Column("beyond_completion_tokens", BigInteger, nullable=False, server_default="0"),
+        Column("beyond_cost", BigInteger, nullable=False, server_default="0"),
         Index(None, "organisation", "start_ms"),
         Index(None, "principal", "start_ms"),
     )
@@ -200,4 +239,58 @@ ledger_reject = Table(  # entries that are no RequestEvent: kept, because somebo
     Column("reason", String(200), nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("rejected_at_ms", MILLISECONDS, nullable=False),
+)
+
+policy_ruleset = Table(  # every ruleset that was ever in force, so that old decisions can be explained
+    "policy_ruleset",
+    METADATA,
+    Column("version", VERSION, primary_key=True),
+    Column("files", Text, nullable=False),  # a JSON object: name of the file -> its text
+    Column("seen_at_ms", MILLISECONDS, nullable=False),
+)
+
+policy_revision = Table(  # what is in force: the last one; all of them: the history
+    "policy_revision",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("version", VERSION),  # of policy_ruleset; null: whatever the directory of policies holds
+    Column("containment", Boolean, nullable=False),  # false: the one switch is off
+    Column("kind", String(16), nullable=False),  # apply, rollback, off, on
+    Column("author", NAME, nullable=False),
+    Column("message", TEXT, nullable=False),
+    Column("source", TEXT),  # the directory or git revision that was applied
+    Column("restores", Integer),  # number of the revision that a rollback goes back to
+    Column("at_ms", MILLISECONDS, nullable=False),
+)
+
+canary = Table(  # the phrase that a principal was given, however keys change later
+    "canary",
+    METADATA,
+    Column("principal", ID, primary_key=True),
+    Column("words", LISTED, primary_key=True),
+    Column("first_at_ms", MILLISECONDS, nullable=False),
+    Column("last_at_ms", MILLISECONDS, nullable=False),
+)
+
+evidence = Table(  # what contained principals asked and got, encrypted
+    "evidence",
+    METADATA,
+    Column("request", TEXT, primary_key=True),
+    Column("organisation", ID, nullable=False),
+    Column("principal", ID, nullable=False),
+    Column("at_ms", MILLISECONDS, nullable=False),
+    Column("expires_at_ms", MILLISECONDS, nullable=False, index=True),
+    Column("body", LargeBinary, nullable=False),
+    Index(None, "principal", "at_ms"),
+)
+
+evidence_reading = Table(  # who has read which evidence, when and why; outlives it
+    "evidence_reading",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("request", TEXT, nullable=False),
+    Column("principal", ID, nullable=False),
+    Column("reader", NAME, nullable=False),
+    Column("reason", TEXT, nullable=False),
+    Column("at_ms", MILLISECONDS, nullable=False),
 )

@@ -1,6 +1,5 @@
 """Stream entries, as the ledger takes them: events that can be booked, and what cannot, with the reason."""
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from gateway.core import event
 from gateway.core.event import RequestEvent
 from gateway.storage.budgets import Account, accounts_of
 from gateway.storage.ledger import Position
+from gateway.telemetry import clock
 from gateway.workers.streams import START, Entry
 
 MAX_TEXT = 256  # the columns' length
@@ -103,7 +103,7 @@ def reject_of(entry: Entry, reason: str) -> dict[str, Any]:
         "entry": "{}-{}".format(*entry.position),
         "reason": reason,
         "body": (entry.body or b"")[:MAX_BODY],
-        "rejected_at_ms": now_ms(),
+        "rejected_at_ms": clock.now_ms(),
     }
 
 
@@ -113,7 +113,3 @@ def last_of(entries: Sequence[Entry]) -> dict[int, Position]:
     for entry in entries:
         last[entry.partition] = max(entry.position, last.get(entry.partition, START))
     return last
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,7 +1,5 @@
 """Erasure beyond the database: events of an erased principal that still wait for the ledger."""
 
-import time
-
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisClusterException, RedisError
@@ -13,6 +11,7 @@ from gateway.storage import erasure
 from gateway.storage.database import Database
 from gateway.storage.erasure import Erasure
 from gateway.storage.ledger import ERASED
+from gateway.telemetry import clock
 from gateway.workers.entries import read_event
 from gateway.workers.streams import START, Streams
 
@@ -23,7 +22,7 @@ async def erase_everywhere(database: Database, redis: Redis, partitions: int, pr
     """Erase a principal from the database, tell the gateways, then erase what waits in Redis; None where nobody knows
     it. In this order: what comes meanwhile is booked under nobody's name. Where Redis is away, `told` is False: run it
     again. Raises sqlalchemy.exc.SQLAlchemyError."""
-    done = await erasure.erase_principal(database, principal, time.time_ns() // 1_000_000)
+    done = await erasure.erase_principal(database, principal, clock.now_ms())
     if done is None:
         return None
     try:

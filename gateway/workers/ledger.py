@@ -28,9 +28,10 @@ from gateway.storage import ledger
 from gateway.storage.budgets import Account, spent_by
 from gateway.storage.database import Database, connect
 from gateway.storage.ledger import Position
+from gateway.telemetry import clock
 from gateway.workers.backoff import Backoff, pause
 from gateway.workers.budgets import Budgets
-from gateway.workers.entries import LATE, Batch, now_ms
+from gateway.workers.entries import LATE, Batch
 from gateway.workers.streams import START, Entry, Streams
 
 BATCH = 2000
@@ -212,7 +213,7 @@ class Ledger:
             return {partition: await spent_by(connection, some) for partition, some in accounts.items()}
 
     def _show_lag(self) -> None:
-        age_ms = 0 if self._oldest_ms is None else max(0, now_ms() - self._oldest_ms)
+        age_ms = 0 if self._oldest_ms is None else max(0, clock.now_ms() - self._oldest_ms)
         lag_seconds.set(age_ms / 1000)
 
     def _note(self, outage: Outage) -> None:

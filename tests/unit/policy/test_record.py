@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.facts import Facts, Roll
+from gateway.core.record import Record
 from gateway.policy.decide import Unrecorded, decide
 from gateway.policy.diff import diff
-from gateway.policy.record import Record, accounts, decode, encode, explain, record_of
+from gateway.policy.record import accounts, decode, encode, explain, record_of
 from gateway.policy.replay import replay
 from gateway.policy.ruleset import Ruleset, no_rules
 from gateway.policy.simulate import SAMPLES, simulate

@@ -1,0 +1,1 @@
+"""What contained principals asked and got, encrypted; and the canaries that they were given."""

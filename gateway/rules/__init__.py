@@ -1,0 +1,1 @@
+"""The ruleset in force: read, watched, applied, swapped."""

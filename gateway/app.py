@@ -74,7 +74,10 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         old_pepper=settings.old_pepper_bytes(),
         verifier=Verifier(issuers, size=settings.directory_cache_size) if issuers else None,
     )
-    policies, evidence = InForce.read(settings.policies / "rules"), Writer()
+    policies = InForce(
+        database, settings.policies, settings.redis(), settings.data_dir, timeout_s=settings.database_timeout_s
+    )
+    evidence = Writer()
     timeouts = Timeouts(settings.connect_timeout_s, settings.first_token_timeout_s, settings.token_timeout_s)
     services = Services(
         bounds=Bounds(settings.max_body_bytes, settings.body_timeout_s, settings.request_timeout_s),
@@ -101,6 +104,7 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         spreads=Spreads(database, text_models(models), timeout_s=settings.database_timeout_s),
     )
     await redis.start()
+    await policies.start()
     background = [
         _essential(asyncio.create_task(work))
         for work in (
@@ -111,6 +115,7 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
             services.tally.keep_folding(),
             _keep_gauges(services),
             directory.keep_moving_keys(),
+            policies.keep(),
             services.spreads.keep(),
             *(keys.keep() for _, keys in issuers),
         )

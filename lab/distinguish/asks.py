@@ -6,7 +6,8 @@ neither finds the other in the prefix cache.
 
 import json
 import random
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, NamedTuple
@@ -25,12 +26,15 @@ OWN_WORD_TOKENS = 4
 KEY = "{key}"
 """Stands for the key in an `Ask`'s authorization."""
 
-_WORDS = (
-    "the a of to in it is that for on with as at by from this they be or an have had not are but what all were when we "
-    "there can your which their if do will each about how up out them then she many some so these would other into has "
-    "more her two like him see time could no make than first been its who now people my made over did down only way "
-    "find use may water long little very after called just where most know"
-).split()
+_WORDS = re.findall(
+    r"\w+",
+    """
+    the a of to in it is that for on with as at by from this they be or an have had not are but what all were when we
+    there can your which their if do will each about how up out them then she many some so these would other into has
+    more her two like him see time could no make than first been its who now people my made over did down only way
+    find use may water long little very after called just where most know
+    """,
+)
 
 
 class Ask(NamedTuple):
@@ -59,10 +63,21 @@ class Rooms:
     def __init__(self, template: Path, tokenizer: Path) -> None:
         self.render: Renderer = read_template(template)
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
+        self._own: dict[tuple[str, int, int], str] = {}
+        self._taken: set[str] = set()
 
     def count(self, model: str, text: str) -> int:
         """Tokens of what the model reads."""
         return len(text.encode()) if model == MANX else len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def own_word(self, text: tuple[str, int, int]) -> str:
+        """A word of five letters that no other text has, as many tokens as all of them."""
+        word, chance = self._own.get(text, ""), random.Random(repr(text))
+        while not word or (word in self._taken and text not in self._own):
+            word = "".join(chance.choices(ascii_lowercase, k=5))
+            word = word if self.count(TABBY, word) == OWN_WORD_TOKENS else ""
+        self._taken.add(word)
+        return self._own.setdefault(text, word)
 
 
 class Draw:
@@ -78,14 +93,7 @@ class Draw:
         bag = random.Random(f"{self._seed} {part}").choices(_WORDS, k=words or self.size)
         chance = random.Random(f"{self._seed} {part} {self._side}")
         chance.shuffle(bag)
-        return " ".join((f"Q:{self._own_word(chance)}", *bag))
-
-    def _own_word(self, chance: random.Random) -> str:
-        """Five letters that are as many tokens as all others."""
-        while True:
-            word = "".join(chance.choices(ascii_lowercase, k=5))
-            if self.rooms.count(TABBY, word) == OWN_WORD_TOKENS:
-                return word
+        return " ".join((f"Q:{self.rooms.own_word((self._seed, part, self._side))}", *bag))
 
 
 Make = Callable[[Draw], Ask]
@@ -100,9 +108,9 @@ class Kind(NamedTuple):
     turns: int = 1
 
 
-def chat(draw: Draw, messages: list[Mapping[str, Any]] | None = None, *, model: str = TABBY, **fields: Any) -> Ask:
+def chat(draw: Draw, messages: Sequence[Mapping[str, Any]] | None = None, *, model: str = TABBY, **fields: Any) -> Ask:
     """A chat; without messages one of the user's."""
-    told = messages if messages is not None else [{"role": "user", "content": draw.text()}]
+    told = [{"role": "user", "content": draw.text()}] if messages is None else messages
     texts = tuple([draw.rooms.render(_read(told))] * int(fields.get("n") or 1))
     return post("/v1/chat/completions", {"model": model, "messages": told, **fields}, texts)
 
@@ -163,7 +171,7 @@ def _count(draw: Draw, model: str, endpoint: str, text: str) -> int:
     return draw.rooms.count(model, read)
 
 
-def _read(messages: list[Mapping[str, Any]]) -> tuple[Message, ...]:
+def _read(messages: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
     roles = {"developer": "system"}
     return tuple(Message(roles.get(one["role"], one["role"]), _content(one["content"])) for one in messages)
 

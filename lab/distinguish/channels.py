@@ -52,6 +52,8 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     compared: int
     differing: int
+    kinds: tuple[str, ...]
+    """Kinds of request in which it differs."""
     first: Difference | None
 
 
@@ -108,7 +110,7 @@ class Comparison:
         self._compared: dict[str, int] = {}
         self._differing: dict[str, int] = {}
         self._first: dict[str, Difference] = {}
-        self.differing_kinds: dict[str, set[str]] = {}
+        self._kinds: dict[str, set[str]] = {}
 
     def add(self, pair: int, kind: str, clean: Mapping[str, object], contained: Mapping[str, object]) -> None:
         """One more pair."""
@@ -117,7 +119,7 @@ class Comparison:
             other = contained[name]
             if value != other:
                 self._differing[name] = self._differing.get(name, 0) + 1
-                self.differing_kinds.setdefault(name, set()).add(kind)
+                self._kinds.setdefault(name, set()).add(kind)
                 one, two = shown(value, other)
                 self._first.setdefault(name, Difference(pair=pair, kind=kind, clean=one, contained=two))
 
@@ -125,7 +127,11 @@ class Comparison:
         """The verdict on each."""
         return [
             Channel(
-                name=name, compared=compared, differing=self._differing.get(name, 0), first=self._first.get(name)
+                name=name,
+                compared=compared,
+                differing=self._differing.get(name, 0),
+                kinds=tuple(sorted(self._kinds.get(name, ()))),
+                first=self._first.get(name),
             )
             for name, compared in self._compared.items()
         ]

@@ -26,7 +26,7 @@ from lab.distinguish.upstream import ANSWER, BREAK, FAIL
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-TOLD = {"return_finish_reason": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
+TOLD: dict[str, Any] = {"return_finish_reason": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
 
 ORDINARY = (
     Kind("chat, streamed", lambda d: chat(d, **USAGE, max_tokens=64), weight=4),

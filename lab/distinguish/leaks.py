@@ -49,7 +49,9 @@ def _one_fewer(head: bytes) -> bytes:
 LEAKS = (
     Leak("the first byte 3 ms later", TIMING, delay_s=0.003),
     Leak("two headers swapped", "header order", head=_swapped),
-    Leak("a header's name in capitals", "header case", head=lambda head: head.replace(b"content-type", b"Content-Type")),
+    Leak(
+        "a header's name in capitals", "header case", head=lambda head: head.replace(b"content-type", b"Content-Type")
+    ),
     Leak("a header more", "header set", head=lambda head: head + b"\r\nx-served-by: two"),
     Leak("one prompt token more in the usage", "usage", body=_one_token_more),
     Leak("another word in one error", "errors", body=lambda body: body.replace(b"Leave it out.", b"Leave it away.")),
@@ -57,7 +59,11 @@ LEAKS = (
     Leak("one request fewer left", "limits told", head=_one_fewer),
     Leak("an id of another length", "ids", body=lambda body: body.replace(b'"id":"chatcmpl-', b'"id":"chatcmpl-0')),
     Leak("two keys of a body swapped", "body keys", body=_keys_swapped),
-    Leak("an empty frame more in a stream", "frames", body=lambda body: body.replace(b"data: [DONE]", b": \n\ndata: [DONE]")),
+    Leak(
+        "an empty frame more in a stream",
+        "frames",
+        body=lambda body: body.replace(b"data: [DONE]", b": \n\ndata: [DONE]"),
+    ),
 )
 
 

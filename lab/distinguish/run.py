@@ -47,6 +47,7 @@ PLANS = {
 }
 TIMED_CONTROL = 200
 """Pairs of the control whose leak is one of time."""
+TOKEN = FEATURES.index("first token")
 SWEPT = 8
 """About one pair in so many is of the sweep."""
 
@@ -74,6 +75,8 @@ class Attack(msgspec.Struct, frozen=True, kw_only=True):
     classifiers: list[Judged]
     shifts: dict[str, tuple[float, float]]
     """Feature -> the mean of the contained key's less the clean one's, and its standard error."""
+    by_kind: dict[str, tuple[float, float]]
+    """Kind -> the same of the first token alone."""
 
     @property
     def differing(self) -> list[Channel]:
@@ -249,7 +252,9 @@ class Attacker:
         """Whether a leak is found between two clean keys."""
         seed, timing = f"{self._seed} {leak.name}", leak.channel == TIMING
         kinds = (*EDGES, *BAD) if leak.channel == "errors" else EDGES
-        slots = mixed(TIMED_CONTROL, seed) if timing else mixed(0, seed, [Slot(kind, seed + kind.name) for kind in kinds])
+        slots = (
+            mixed(TIMED_CONTROL, seed) if timing else mixed(0, seed, [Slot(kind, seed + kind.name) for kind in kinds])
+        )
         keys = self._place.clean_keys
         async with Proxy(self._place.port, leak, keys[OPEN][1]).open() as proxy:
             found = await self.attack(leak.name, keys, slots, proxy.port)
@@ -260,7 +265,7 @@ class Attacker:
     def _attack(self, name: str, keys: dict[str, Tokens], slots: Sequence[Slot], port: int) -> Attack:
         chance = random.Random(f"{self._seed} {name} order")
         lines = Connection(port), Connection(port)
-        comparison, rows, firsts = Comparison(), [], []
+        comparison, rows, firsts, kinds = Comparison(), [], [], []
         for number, slot in enumerate(slots):
             asks = [slot.kind.make(Draw(slot.seed, side, slot.turn, self._place.rooms)) for side in (0, 1)]
             first = chance.randrange(2)
@@ -275,6 +280,7 @@ class Attacker:
                 one, two = features(answers[first]), features(answers[1 - first])
                 rows.append([a - b for a, b in zip(one, two, strict=True)])
                 firsts.append(first == 1)
+                kinds.append(slot.kind.name)
         for line in lines:
             line.close()
         return Attack(
@@ -282,7 +288,8 @@ class Attacker:
             timed=len(rows),
             channels=comparison.channels(),
             classifiers=judge(rows, firsts),
-            shifts=_shifts(rows, firsts),
+            shifts={name: _shift(at, rows, firsts) for at, name in enumerate(FEATURES)},
+            by_kind={name: _shift(TOKEN, *_only(name, kinds, rows, firsts)) for name in dict.fromkeys(kinds)},
         )
 
     def _note(self, name: str, side: int, ask: Ask) -> None:
@@ -290,13 +297,17 @@ class Attacker:
             self.sent.append(Sent(side == 1, ask.path, ask.texts))
 
 
-def _shifts(rows: Sequence[Sequence[float]], contained_first: Sequence[bool]) -> dict[str, tuple[float, float]]:
-    """How far the contained key's numbers lie from the clean one's."""
-    found = {}
-    for at, name in enumerate(FEATURES):
-        values = [row[at] if first else -row[at] for row, first in zip(rows, contained_first, strict=True)]
-        found[name] = mean_and_error(values)
-    return found
+def _shift(at: int, rows: Sequence[Sequence[float]], contained_first: Sequence[bool]) -> tuple[float, float]:
+    """How far one of the contained key's numbers lies from the clean one's."""
+    return mean_and_error([row[at] if first else -row[at] for row, first in zip(rows, contained_first, strict=True)])
+
+
+def _only(
+    name: str, kinds: Sequence[str], rows: Sequence[Sequence[float]], firsts: Sequence[bool]
+) -> tuple[list[Sequence[float]], list[bool]]:
+    """The pairs of one kind."""
+    chosen = [at for at, kind in enumerate(kinds) if kind == name]
+    return [rows[at] for at in chosen], [firsts[at] for at in chosen]
 
 
 def _words(ask: Ask) -> list[str]:

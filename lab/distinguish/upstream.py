@@ -1,4 +1,4 @@
-"""A Triton whose answers are fixed and whose prefill is linear: `python -m lab.distinguish.upstream --fd N --models FILE`.
+"""A Triton whose answers are fixed and whose prefill is linear: `python -m lab.distinguish.upstream`.
 
 vLLM's tensor contract over `generate_stream`. Whatever it is asked, the answer is the same ANSWER, cut at `max_tokens`.
 Its first token comes after `--base-ms` and `--prefill-ms` for every token of the prompt that is not in the prefix cache
@@ -13,6 +13,7 @@ Two sentences in a prompt are obeyed: FAIL (status 500) and BREAK (an error afte
 
 import argparse
 import asyncio
+import re
 import socket
 import time
 from collections import OrderedDict
@@ -28,9 +29,10 @@ from lab.bench.triton_answers import control_answers, json_answer
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 FIRST_WORD = " Mrrow"
-ANSWER = (
-    FIRST_WORD,
-    *(f" {word}" for word in "said the keeper of the small door and nobody could tell what she meant by it all".split()),
+ANSWER = tuple(
+    re.findall(
+        r" \w+", f"{FIRST_WORD} said the keeper of the small door and nobody could tell what she meant by it all"
+    )
 )
 """The text of each token."""
 FAIL, BREAK = "the server fails now", "the server breaks off now"

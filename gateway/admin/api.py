@@ -1,4 +1,5 @@
-"""The admin API, `/api/v1`: keys and principals' own limits. Routes over the functions that the commands call.
+"""The admin API, `/api/v1`: keys and principals' own limits; policies are in a module of their own. Routes over the
+functions that the commands call.
 
 Every change leaves one line in the log: what was done, to what, from where; no secrets.
 """
@@ -20,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.admin.answers import answer, body_of, refusal
+from gateway.admin.policies import Policies
 from gateway.core.caller import Override
 from gateway.core.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, NotFound, Unavailable
 from gateway.identity.bounds import BadBound, check_bounds
@@ -96,6 +98,7 @@ class Api:
                 Route("/principals/{id}/limits", self.show_limits, methods=["GET"]),
                 Route("/principals/{id}/limits", self.set_limit, methods=["PUT"]),
                 Route("/principals/{id}/limits", self.remove_limit, methods=["DELETE"]),
+                *Policies(self.database, self.redis, self.plans.parent).routes(),
             ],
             exception_handlers=dict.fromkeys((*WRONG, *AWAY, ApiError, HTTPException, Exception), tell),
         )

@@ -21,6 +21,8 @@ COMMANDS = {
     "migrate": "gateway.commands.work:migrate",
     "key": "gateway.commands.key:app",
     "principal": "gateway.commands.principal:app",
+    "evidence": "gateway.commands.evidence:app",
+    "canary": "gateway.commands.canary:app",
     "usage": "gateway.commands.usage:bill",
     "events": "gateway.commands.events:app",
     "fleet": "gateway.commands.fleet:app",

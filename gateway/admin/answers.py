@@ -38,3 +38,11 @@ async def body_of(request: Request, kind: type[Body]) -> Body:
         return msgspec.json.decode(data or b"{}", type=kind)
     except (msgspec.DecodeError, RecursionError, ClientDisconnect) as problem:
         raise InvalidRequest(f"The body cannot be used: {problem}.") from None
+
+
+def whole_number(request: Request, name: str, default: int, most: int) -> int:
+    """A number from the query. Raises InvalidRequest."""
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
+        raise InvalidRequest(f"It must be a number from 1 to {most}.", param=name)
+    return int(text)

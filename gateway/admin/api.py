@@ -19,7 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.admin.answers import answer, body_of, refusal
+from gateway.admin.answers import answer, body_of, refusal, whole_number
+from gateway.admin.evidence import EvidenceRoutes
 from gateway.core.caller import Override
 from gateway.core.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, NotFound, Unavailable
 from gateway.identity.bounds import BadBound, check_bounds
@@ -82,6 +83,7 @@ class Api:
     partitions: int
     pepper: bytes
     plans: Path
+    evidence: EvidenceRoutes
 
     def app(self) -> Starlette:
         """The application, to be mounted behind the guard."""
@@ -96,6 +98,7 @@ class Api:
                 Route("/principals/{id}/limits", self.show_limits, methods=["GET"]),
                 Route("/principals/{id}/limits", self.set_limit, methods=["PUT"]),
                 Route("/principals/{id}/limits", self.remove_limit, methods=["DELETE"]),
+                *self.evidence.routes(),
             ],
             exception_handlers=dict.fromkeys((*WRONG, *AWAY, ApiError, HTTPException, Exception), tell),
         )
@@ -222,14 +225,6 @@ def found(result: Result | None, what: str) -> Result:
 def with_token(issued: IssuedKey) -> dict[str, object]:
     """A key as it is told once: `id`, `key`, then the rest of its record."""
     return {"id": issued.record.id, "key": issued.token, **msgspec.structs.asdict(issued.record)}
-
-
-def whole_number(request: Request, name: str, default: int, most: int) -> int:
-    """A number from the query. Raises InvalidRequest."""
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise InvalidRequest(f"It must be a number from 1 to {most}.", param=name)
-    return int(text)
 
 
 def log(request: Request, what: str, organisation: str, **more: object) -> None:

@@ -16,6 +16,7 @@ from gateway.dataplane.app import DataPlane
 from gateway.dataplane.limits import Plans
 from gateway.dataplane.services import Bounds, Secrets, Services
 from gateway.dataplane.spreads import Spreads
+from gateway.evidence.seal import Seal
 from gateway.evidence.writer import Writer
 from gateway.fleet.file import read_fleet
 from gateway.fleet.health import Health
@@ -77,7 +78,9 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
     policies = InForce(
         database, settings.policies, settings.redis(), settings.data_dir, timeout_s=settings.database_timeout_s
     )
-    evidence = Writer()
+    evidence = Writer(
+        database, Seal(settings.evidence_secrets()), days=settings.evidence_days, timeout_s=settings.database_timeout_s
+    )
     timeouts = Timeouts(settings.connect_timeout_s, settings.first_token_timeout_s, settings.token_timeout_s)
     services = Services(
         bounds=Bounds(settings.max_body_bytes, settings.body_timeout_s, settings.request_timeout_s),
@@ -117,6 +120,7 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
             directory.keep_moving_keys(),
             policies.keep(),
             services.spreads.keep(),
+            evidence.keep_writing(),
             *(keys.keep() for _, keys in issuers),
         )
     ]
@@ -130,6 +134,7 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         await services.router.close()
         gateways.leave()
         await redis.close()
+        await evidence.close()
         await directory.close()
         for _, keys in issuers:
             await keys.close()

@@ -29,14 +29,14 @@ def refusal(error: ApiError) -> Response:
     return response
 
 
-async def body_of(request: Request, kind: type[Body]) -> Body:
-    """The request's JSON as `kind`. Raises InvalidRequest, BodyTooLarge."""
+async def body_of(request: Request, kind: type[Body], most: int = MAX_BODY_BYTES) -> Body:
+    """The request's JSON as `kind`, of at most so many bytes. Raises InvalidRequest, BodyTooLarge."""
     data = b""
     try:
         async for chunk in request.stream():
             data += chunk
-            if len(data) > MAX_BODY_BYTES:
-                raise BodyTooLarge(f"The body is larger than {MAX_BODY_BYTES} bytes.")
+            if len(data) > most:
+                raise BodyTooLarge(f"The body is larger than {most} bytes.")
         return msgspec.json.decode(data or b"{}", type=kind)
     except (msgspec.DecodeError, RecursionError, ClientDisconnect) as problem:
         raise InvalidRequest(f"The body cannot be used: {problem}.") from None

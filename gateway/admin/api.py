@@ -1,5 +1,5 @@
-"""The admin API, `/api/v1`: keys, principals' own limits, how principals are regarded (admin/regard.py). Routes over
-the functions that the commands call.
+"""The admin API, `/api/v1`: keys, principals and their own limits; how principals are regarded, policies and evidence
+are in modules of their own. Routes over the functions that the commands call.
 
 Every change leaves one line in the log: what was done, to what, from where; no secrets.
 """
@@ -20,6 +20,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.admin.answers import answer, body_of, found, log, refusal, whole_number
+from gateway.admin.evidence import EvidenceRoutes
+from gateway.admin.policies import Policies
 from gateway.admin.regard import RegardApi
 from gateway.core.caller import Override
 from gateway.core.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, NotFound, Unavailable
@@ -83,6 +85,7 @@ class Api:
     partitions: int
     pepper: bytes
     plans: Path
+    evidence: EvidenceRoutes
 
     def app(self) -> Starlette:
         """The application, to be mounted behind the guard."""
@@ -98,6 +101,8 @@ class Api:
                 Route("/principals/{id}/limits", self.set_limit, methods=["PUT"]),
                 Route("/principals/{id}/limits", self.remove_limit, methods=["DELETE"]),
                 *RegardApi(self.database, self.redis, self.partitions).routes(),
+                *Policies(self.database, self.redis, self.plans.parent).routes(),
+                *self.evidence.routes(),
             ],
             exception_handlers=dict.fromkeys((*WRONG, *AWAY, ApiError, HTTPException, Exception), tell),
         )

@@ -91,6 +91,14 @@ def read_directory(folder: Path) -> Files:
     return gathered.files()
 
 
+def gathered(where: str, texts: Files) -> Files:
+    """The same bounds for files that somebody sent. Raises PolicyError."""
+    bundle = Gathered(where)
+    for name, text in sorted(texts.items()):
+        bundle.add(_utf8(name), text.encode(errors="surrogatepass"))
+    return bundle.files()
+
+
 def read_steady(folder: Path) -> Reading:
     """The same, not while somebody is writing there, as far as that can be seen. For a thread: it may wait a little."""
     for attempt in range(TRIES):

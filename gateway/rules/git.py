@@ -95,6 +95,9 @@ def _git(place: Path, *arguments: str, given: bytes = b"") -> bytes:
     except subprocess.TimeoutExpired as problem:
         raise PolicyError("git", 0, f"it has not answered within {TIMEOUT_S:g} s; try again.") from problem
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["it says nothing"]
-        raise PolicyError(f"git {arguments[0]}", 0, f"{said[-1].removeprefix('fatal: ')[:300]}.")
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it says nothing"]
+        said = lines[-1].removeprefix("fatal: ")[:300]
+        if "single revision" in said:
+            said = f"there is no commit {arguments[-1].removesuffix('^{commit}')!r} in {place}"
+        raise PolicyError("git", 0, f"{said}.")
     return done.stdout

@@ -6,6 +6,7 @@ on a thread; a request reads two attributes.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,10 +97,9 @@ class InForce:
         while True:
             now.clear()
             await self._guarded(part, step)
-            try:
-                await asyncio.wait_for(now.wait(), pause_s)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):  # wait_for can lose a cancellation that comes at the same time
+                    await now.wait()
 
     async def _guarded(self, part: Part, step: Callable[[], Awaitable[None]]) -> None:
         """An error that nobody thought of is a problem like any other, and ends nothing."""

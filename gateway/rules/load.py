@@ -39,12 +39,12 @@ def examine(files: Files, now_s: int | None = None) -> Examined:
         try:
             policies.append(parse_policy(text.encode(), name))
         except PolicyError as problem:
-            findings.append(_finding(problem))
+            findings.append(finding_of(problem))
     ruleset = None
     try:
         ruleset = build_ruleset(policies) if policies or not findings else None
     except PolicyError as problem:
-        findings.append(_finding(problem))
+        findings.append(finding_of(problem))
     findings += check(policies, now_s)
     broken = any(finding.level == "error" for finding in findings)
     examples = sum(len(policy.file.examples) for policy in policies)
@@ -65,5 +65,6 @@ def first_of(errors: Iterable[Finding]) -> PolicyError:
     return PolicyError(first.file, first.line, first.sentence)
 
 
-def _finding(problem: PolicyError) -> Finding:
+def finding_of(problem: PolicyError) -> Finding:
+    """An error among other findings."""
     return Finding(problem.file, problem.line, "error", problem.sentence)

@@ -24,6 +24,10 @@ class BadChange(Exception):
     """It cannot be done; the message is a sentence."""
 
 
+class BadText(BadChange):
+    """An author or a message that cannot be kept."""
+
+
 class Refused(Exception):
     """The policies have errors."""
 
@@ -174,10 +178,10 @@ async def _must_load(target: Revision, files: Files | None) -> None:
 
 
 def _line(text: str, what: str, most: int, *, needed: bool = True) -> str:
-    """One line of text. Raises BadChange."""
+    """One line of text. Raises BadText."""
     text = text.strip()
     if needed and not text:
-        raise BadChange(f"A change needs {'an' if what == 'author' else 'a'} {what}: say --{what}.")
+        raise BadText(f"A change needs {'an' if what == 'author' else 'a'} {what}: say --{what}.")
     if len(text) > most or not text.isprintable():
-        raise BadChange(f"The {what} must be one line of at most {most} characters.")
+        raise BadText(f"The {what} must be one line of at most {most} characters.")
     return text

@@ -315,7 +315,13 @@ def test_without_redis_the_containment_is_kept_and_the_command_says_who_was_not_
 def api(machine: str, sqlite_url: str, redis_server: RedisServer, tmp_path: Path) -> Iterator[TestClient]:
     (tmp_path / "plans").mkdir()
     plane = create(
-        sqlite_url, redis_server.url, token=TOKEN.encode(), pepper=PEPPER, partitions=64, plans=tmp_path / "plans"
+        sqlite_url,
+        redis_server.url,
+        token=TOKEN.encode(),
+        pepper=PEPPER,
+        partitions=64,
+        plans=tmp_path / "plans",
+        evidence_secrets=("a secret of the tests",),
     )
     with TestClient(plane, headers={"authorization": f"Bearer {TOKEN}"}) as client:
         yield client

@@ -151,13 +151,14 @@ def distinguish(
     seed: Annotated[int, typer.Option(help="Of words and order.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="Every kind once, and 400 pairs in all.")] = False,
     prefill_ms: Annotated[float, typer.Option(min=0, help="The model's time for a prompt token not cached.")] = 0.04,
+    token_ms: Annotated[float, typer.Option(min=0, help="Its time for a token of the answer.")] = 2,
     cache: Annotated[bool, typer.Option(help="Whether the model has a prefix cache.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """An attacker with a clean and a contained key tries to tell them apart by anything but the words."""
     run = _instrument("lab.distinguish.run")
     report = _instrument("lab.distinguish.report")
-    rates = _instrument("lab.distinguish.upstream").Rates(prefill=prefill_ms, cache=cache)
+    rates = _instrument("lab.distinguish.upstream").Rates(prefill=prefill_ms, token=token_ms, cache=cache)
     with _told():
         result = run.run(pairs=min(pairs, 400) if quick else pairs, seed=seed, rates=rates, say=_say)
     typer.echo(result.json() if as_json else report.markdown(result))

@@ -152,7 +152,7 @@ def conversation(draw: Draw) -> Ask:
             {"role": "assistant", "content": draw.text(20, part=1000 + turn)},
         ]
     messages.append({"role": "user", "content": draw.text(40, part=draw.turn)})
-    return chat(draw, messages, stream=True, stream_options={"include_usage": True}, max_tokens=64)
+    return chat(draw, messages, stream=True, stream_options={"include_usage": True}, max_tokens=8)
 
 
 def filled(draw: Draw, model: str, endpoint: str, tokens: int, *, odd: str = "") -> str:

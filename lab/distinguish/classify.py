@@ -174,8 +174,10 @@ def wilson(right: int, of: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Of a sample: its mean, and the mean's standard error."""
-    if len(values) < 2:
-        return (values[0] if values else 0.0), 0.0
-    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+def middle_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Of a sample: its median, and about the median's standard error."""
+    if not values:
+        return 0.0, 0.0
+    middle = statistics.median(values)
+    spread = 1.4826 * statistics.median(abs(value - middle) for value in values)
+    return middle, 1.2533 * spread / math.sqrt(len(values))

@@ -28,15 +28,18 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USAGE: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 TOLD: dict[str, Any] = {"return_finish_reason": True, "return_num_input_tokens": True, "return_num_output_tokens": True}
 
+SHORT = 8
+"""Tokens of an ordinary answer: they take their time."""
+
 ORDINARY = (
-    Kind("chat, streamed", lambda d: chat(d, **USAGE, max_tokens=64), weight=4),
-    Kind("chat, whole", lambda d: chat(d, max_tokens=64), weight=3),
+    Kind("chat, streamed", lambda d: chat(d, **USAGE, max_tokens=SHORT), weight=4),
+    Kind("chat, whole", lambda d: chat(d, max_tokens=SHORT), weight=3),
     Kind("chat that grows", conversation, weight=1, turns=4),
-    Kind("completion, streamed", lambda d: completion(d, **USAGE, max_tokens=64), weight=2),
-    Kind("completion, whole", lambda d: completion(d, max_tokens=64), weight=2),
-    Kind("chat of a byte model", lambda d: chat(d, model=MANX, **USAGE, max_tokens=64), weight=1),
-    Kind("generate", lambda d: generate(d, max_tokens=64, **TOLD), weight=1),
-    Kind("generate_stream", lambda d: generate(d, "generate_stream", max_tokens=64, **TOLD), weight=1),
+    Kind("completion, streamed", lambda d: completion(d, **USAGE, max_tokens=SHORT), weight=2),
+    Kind("completion, whole", lambda d: completion(d, max_tokens=SHORT), weight=2),
+    Kind("chat of a byte model", lambda d: chat(d, model=MANX, **USAGE, max_tokens=SHORT), weight=1),
+    Kind("generate", lambda d: generate(d, max_tokens=SHORT, **TOLD), weight=1),
+    Kind("generate_stream", lambda d: generate(d, "generate_stream", max_tokens=SHORT, **TOLD), weight=1),
 )
 
 

@@ -67,7 +67,7 @@ def _classifier(one: Judged, keys: str) -> str:
 
 
 def _shifts(result: Result) -> str:
-    lines = ["| contained less clean, mean | clean, contained | clean, clean |", "| --- | ---: | ---: |"]
+    lines = ["| contained less clean, median | clean, contained | clean, clean |", "| --- | ---: | ---: |"]
     lines += [
         f"| {name} | {_sum(one)} | {_sum(result.null.shifts[name])} |" for name, one in result.attack.shifts.items()
     ]

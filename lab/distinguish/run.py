@@ -20,7 +20,7 @@ from lab.bench.errors import BenchError
 from lab.bench.processes import ROOT, listen
 from lab.distinguish.asks import BODY_LIMIT, CONTEXT, MOST_OUTPUT, TABBY, Ask, Draw, Kind, Rooms
 from lab.distinguish.channels import Channel, Comparison, observe
-from lab.distinguish.classify import Judged, judge, mean_and_error
+from lab.distinguish.classify import Judged, judge, middle_and_error
 from lab.distinguish.client import Answer, Connection
 from lab.distinguish.features import FEATURES, features
 from lab.distinguish.kinds import BAD, EDGES, ORDINARY, SWEEP, UNTIL_REFUSED
@@ -74,7 +74,7 @@ class Attack(msgspec.Struct, frozen=True, kw_only=True):
     channels: list[Channel]
     classifiers: list[Judged]
     shifts: dict[str, tuple[float, float]]
-    """Feature -> the mean of the contained key's less the clean one's, and its standard error."""
+    """Feature -> the median of the contained key's less the clean one's, and about its standard error."""
     by_kind: dict[str, tuple[float, float]]
     """Kind -> the same of the first token alone."""
 
@@ -299,7 +299,7 @@ class Attacker:
 
 def _shift(at: int, rows: Sequence[Sequence[float]], contained_first: Sequence[bool]) -> tuple[float, float]:
     """How far one of the contained key's numbers lies from the clean one's."""
-    return mean_and_error([row[at] if first else -row[at] for row, first in zip(rows, contained_first, strict=True)])
+    return middle_and_error([row[at] if first else -row[at] for row, first in zip(rows, contained_first, strict=True)])
 
 
 def _only(

@@ -188,8 +188,8 @@ def rules() -> dict[str, str]:
     drawn += [(number, INDEXED[number % len(INDEXED)]) for number in range(RULES - 10)]
     files = {}
     for at, (number, (match, given)) in enumerate(drawn):
-        texts = (text.replace("{n}", str(number)) for text in (match, given))
-        files[f"r{at:03}.yaml"] = _file(f"r{at:03}", *texts, "[{flag: seen}]")
+        when, what = match.replace("{n}", str(number)), given.replace("{n}", str(number))
+        files[f"r{at:03}.yaml"] = _file(f"r{at:03}", when, what, "[{flag: seen}]")
     deny = "[{deny: {status: 403, code: permission_denied, message: No.}}]"
     given = f'{{request: {{prompt: ["{TRIPWIRE}"]}}}}'
     return files | {"tripwire.yaml": _file("tripwire", f'request.user_text.contains("{TRIPWIRE}")', given, deny)}

@@ -1,8 +1,9 @@
 """The tables of a run. Pure."""
 
+from lab.distinguish.attack import Attack
 from lab.distinguish.channels import MASKS
 from lab.distinguish.classify import MOST, Judged
-from lab.distinguish.run import Attack, Result
+from lab.distinguish.run import Result
 
 
 def markdown(result: Result) -> str:
@@ -14,6 +15,7 @@ def markdown(result: Result) -> str:
         _classifiers(result),
         _shifts(result),
         _leaks(result),
+        _shared(result),
         "Masked, since it differs between any two answers: "
         + ", ".join(dict.fromkeys(name for name, _, _ in MASKS))
         + ", the order of frames between the choices of a stream.",
@@ -87,6 +89,14 @@ def _leaks(result: Result) -> str:
         f"| {one.leak} | {one.channel} | {one.pairs} | {'yes' if one.found else 'NO'} |" for one in result.controls
     ]
     return "\n".join(lines)
+
+
+def _shared(result: Result) -> str:
+    told = ", ".join(f"{one.classifier} {one.accuracy:.1%}" for one in result.shared)
+    return (
+        "Open, and no part of the verdict: the same prompt sent with both keys, one after the other, tells whether "
+        f"they share its beginning in the prefix cache ({told} of {result.shared[0].pairs} pairs)."
+    )
 
 
 def _verdict(result: Result) -> str:

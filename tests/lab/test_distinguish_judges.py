@@ -5,13 +5,14 @@ import random
 import pytest
 
 from lab.distinguish.asks import Ask, Draw, Rooms
+from lab.distinguish.attack import schedule
 from lab.distinguish.channels import Comparison, in_order, observe
 from lab.distinguish.classify import judge, wilson
 from lab.distinguish.client import Answer
 from lab.distinguish.features import FEATURES, features
 from lab.distinguish.kinds import BAD, ORDINARY, SWEEP
+from lab.distinguish.place import triton_models
 from lab.distinguish.proof import Sent, prove
-from lab.distinguish.run import _triton_models, schedule
 from lab.distinguish.upstream import BLOCK, PrefixCache, Received
 
 HEAD = (
@@ -123,7 +124,7 @@ def test_a_run_proves_nothing_when_the_contained_prompts_were_not_rewritten() ->
 
 
 def test_the_two_of_a_pair_are_equally_long_in_bytes_and_tokens_and_begin_apart() -> None:
-    folder = _triton_models() / "demo"
+    folder = triton_models() / "demo"
     rooms = Rooms(folder / "chat_template.jinja", folder / "tokenizer.json")
     for kind in (*ORDINARY, *SWEEP):
         one, other = (kind.make(Draw(f"7 {kind.name}", side, 1, rooms)) for side in (0, 1))

@@ -21,6 +21,7 @@ COMMANDS = {
     "migrate": "gateway.commands.work:migrate",
     "key": "gateway.commands.key:app",
     "principal": "gateway.commands.principal:app",
+    "policy": "gateway.commands.policy:app",
     "evidence": "gateway.commands.evidence:app",
     "canary": "gateway.commands.canary:app",
     "usage": "gateway.commands.usage:bill",

@@ -31,6 +31,8 @@ FOREIGN = 0.45
 chance."""
 DAMAGED = 0.34
 """The share of a phrase's letters that may differ: a fifth, and as much again for luck."""
+SAME = 40
+"""Two phrases that end so near each other are one place of the text; two that follow each other are further apart."""
 WANDER = 12
 """Letters that a word may stand before or after where it would if nothing before the phrase's end were changed."""
 SURE = 0.9
@@ -111,7 +113,7 @@ class CanaryIndex:
             rivals = sum(
                 ERROR ** max(other - distance, 0)
                 for rival, (other, place) in distances.items()
-                if rival != number and abs(place - end) < LONGEST
+                if rival != number and abs(place - end) < SAME
             )
             chance = len(self._names) * ERROR ** (FOREIGN * len(phrase) - distance)
             stranger = foreignness(self._phrases[number], text[: end + MARGIN], end)

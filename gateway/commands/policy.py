@@ -26,7 +26,9 @@ from gateway.storage.database import Database
 from gateway.storage.policies import Files
 from gateway.telemetry import clock
 
-app = typer.Typer(help="Policies as code: check, test, diff, apply, explain, simulate, roll back, switch off.", no_args_is_help=True)
+app = typer.Typer(
+    help="Policies as code: check, test, try on past traffic, apply, explain, take back.", no_args_is_help=True
+)
 app.command()(diff)
 app.command("list")(list_)
 app.command()(explain)

@@ -20,7 +20,7 @@ def judge(services: Services, call: Call) -> None:
     roll = Roll(subject_roll(services.secrets.rollout, facts), secrets.randbits(64))
     decision = decide(facts, inforce.ruleset, roll)
     call.decision, call.record = decision, record_of(facts, roll, decision)
-    if decision is inforce.ruleset.as_usual:
+    if not (decision.matched or decision.logged or decision.held or decision.failed):
         return
     services.tally.decision(decision)
     if decision.actions.refusal is not None:

@@ -198,6 +198,8 @@ class _Chunk:
             return (self._whole if value else 0, 0) if value is True or value is False else (0, self._whole)
         if type(value) is not int:
             return 0, self._whole
+        if not value:
+            return 0, 0
         return sum(place for number, place in enumerate(self._places) if value >> number & 1), 0
 
 

@@ -27,15 +27,28 @@ def connect_redis(url: str, *, timeout_s: float) -> Redis:
             return cast(Redis, _cluster(address, timeout_s))
         case SentinelAddress():
             return _master(address, timeout_s)
-    place: dict[str, Any] = {"host": address.host, "port": address.port, **_tls(address)}
-    if address.path is not None:
-        place = {"unix_socket_path": address.path}
-    return Redis(**place, db=address.database, **_manner(address, timeout_s))
+    return _single(address, timeout_s)
+
+
+def connect_listener(url: str, *, timeout_s: float, turn: int = 0) -> Redis:
+    """The same, to subscribe to channels. Of a Cluster it is a client of one node that the URL names, another one each
+    `turn`: what is published at one node arrives at all."""
+    address = parse_redis_url(url)
+    if isinstance(address, ClusterAddress):
+        return _single(address.seeds[turn % len(address.seeds)], timeout_s)
+    return connect_redis(url, timeout_s=timeout_s)
 
 
 def is_cluster(client: Redis) -> bool:
     """Whether keys of several slots must be asked for one by one."""
     return isinstance(cast(object, client), RedisCluster)
+
+
+def _single(address: Address, timeout_s: float) -> Redis:
+    place: dict[str, Any] = {"host": address.host, "port": address.port, **_tls(address)}
+    if address.path is not None:
+        place = {"unix_socket_path": address.path}
+    return Redis(**place, db=address.database, **_manner(address, timeout_s))
 
 
 class _Master(Redis):

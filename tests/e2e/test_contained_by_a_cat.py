@@ -106,8 +106,6 @@ def test_the_contained_get_a_cat_and_the_same_usage_and_the_operator_sees_why(st
         event = stack.event(request)
         assert bool(event["contained"]) == (who == key)
         why = json.loads(stack.run("policy", "explain", request, "--json").stdout)
-        assert ("catgpt" in json.dumps(why["decision"]["matched"] if "decision" in why else why["matched"])) == (
-            who == key
-        )
+        assert ("catgpt" in why["decision"]["matched"]) == (who == key)
     assert told[key] == told[stack.key]
     assert "contained" in stack.run("principal", "show", principal).stdout

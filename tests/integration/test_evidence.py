@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import random
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from sqlalchemy import func, make_url, select, text
 
 from gateway.canary.phrase import words_of
 from gateway.evidence import read, writer
+from gateway.evidence.content import Content
 from gateway.evidence.read import read_evidence
 from gateway.evidence.seal import Seal, Unreadable
 from gateway.evidence.writer import DAY_MS, Evidence, Writer
@@ -26,7 +29,7 @@ from gateway.storage.tables import METADATA, erased_principal
 from gateway.telemetry import clock
 from gateway.workers import retention
 from tests.support.eventually import eventually
-from tests.support.postgres import postgres_binaries
+from tests.support.postgres import PostgresServer, postgres_binaries
 
 SECRET, OLDER = "a secret of these tests", "the secret before it"
 PLAIN = "the moon landing was catalogued by nobody in particular"
@@ -309,3 +312,57 @@ async def test_the_retention_waits_for_a_database_that_is_away(tmp_path: Path, m
     )
     stop.set()
     await asyncio.wait_for(task, 30)
+
+
+async def test_encryption_happens_off_the_event_loop(sqlite: Database) -> None:
+    threads = set()
+
+    class Watched(Seal):
+        def close(self, request: str, principal: str, content: Content) -> bytes:
+            threads.add(threading.current_thread())
+            return super().close(request, principal, content)
+
+    async with writing(Writer(sqlite, Watched([SECRET]), days=1)) as on:
+        on.keep(one())
+        await eventually(lambda: single(sqlite))
+    assert threads
+    assert threading.current_thread() not in threads
+
+
+async def test_stopped_at_any_moment_it_loses_nothing_that_it_had_taken(database: Database) -> None:
+    dice = random.Random(3)
+    for round_ in range(15):
+        async with writing(writer_of(database)) as on:
+            for number in range(20):
+                on.keep(one(100 * round_ + number, size=20_000))
+                await asyncio.sleep(0)
+            await asyncio.sleep(dice.random() / 50)
+    assert await count(database, "evidence") == 300
+
+
+async def test_a_postgresql_that_dies_and_comes_back_gets_everything_once(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "LONGEST_PAUSE_S", 0.2)
+    url = postgres_server.fresh()
+    await asyncio.to_thread(migrate, url)
+    database = connect(url, timeout_s=2)
+    before = REGISTRY.get_sample_value("catflap_evidence_errors_total") or 0.0
+    async with writing(writer_of(database, timeout_s=2)) as on:
+        on.keep(one(0))
+        await eventually(lambda: single(database))
+        await asyncio.to_thread(postgres_server.stop)
+        try:
+            for number in range(1, 6):
+                on.keep(one(number))
+            on.gave("prin_1", words_of(b"k", "prin_1"), 5)
+            await eventually(lambda: (REGISTRY.get_sample_value("catflap_evidence_errors_total") or 0.0) > before)
+        finally:
+            await asyncio.to_thread(postgres_server.start)
+        await eventually(lambda: six(database), within_s=20)
+    assert await count(database, "canary") == 1
+    await database.close()
+
+
+async def six(database: Database) -> bool:
+    return await count(database, "evidence") == 6

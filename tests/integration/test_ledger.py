@@ -102,7 +102,7 @@ async def test_every_field_of_an_event_comes_to_rest_in_its_column(database: Dat
     async with database.read() as connection:
         row = (await connection.execute(request_event.select())).mappings().one()
         assert (await storage.cursors(connection)).keys() == {2}
-    assert event_of(row) == written
+    assert event_of(dict(row)) == written
     assert await lengths(redis) == [0] * PARTITIONS
 
 

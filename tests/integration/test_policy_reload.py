@@ -4,6 +4,7 @@ and is said once."""
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from redis.asyncio import Redis
 from gateway.policy.ruleset import Ruleset
 from gateway.quota.client import connect_redis
 from gateway.rules import inforce as module
+from gateway.rules.directory import mark_of
 from gateway.rules.inforce import InForce
 from gateway.rules.load import load_examined
 from gateway.rules.revisions import apply, rollback, switch
@@ -223,9 +225,8 @@ async def test_without_a_database_a_gateway_starts_on_what_it_had_last_with_the_
             assert flags_of(held) == {"applied"}
             (tmp_path / "away.db").rename(file)
             await switch(database, redis, True, author="ann")
-            await eventually(lambda: held.containment and again.containment)
-            assert held.troubles.ok
-            assert again.troubles.ok
+            await eventually(lambda: all(each.containment for each in (held, again)))
+            assert [held.troubles.of("database"), again.troubles.of("database")] == [None, None]
     assert len(problems(lines, "database")) == 2, "one line for each of the two, however often they asked"
     await database.close()
 
@@ -302,20 +303,40 @@ async def test_with_redis_away_changes_come_by_asking_and_are_heard_again_when_i
     assert len(problems(lines, "redis")) == 2
 
 
-@pytest.mark.parametrize("kind", ["redis_cluster", "sentinel_set"])
-async def test_gateways_hear_of_changes_on_a_cluster_and_behind_a_sentinel(
-    request: pytest.FixtureRequest, sqlite: Database, folder: Path, tmp_path: Path, kind: str
-) -> None:
-    server: RedisCluster | SentinelSet = request.getfixturevalue(kind)
-    client = connect_redis(server.url, timeout_s=2)
+async def heard_by_both(url: str, sqlite: Database, folder: Path, tmp_path: Path, outage: Callable[[], None]) -> None:
+    """Two gateways hear of changes, and again after the outage; nobody asks the database."""
+    client = connect_redis(url, timeout_s=2)
+
+    async def told(flag: str) -> bool:
+        return (await apply(sqlite, client, files(flag=flag), author="ann", message=flag)).told
+
     async with (
-        in_force(sqlite, folder, server.url, tmp_path / "a", poll_s=NEVER_S) as one,
-        in_force(sqlite, folder, server.url, tmp_path / "b", poll_s=NEVER_S) as two,
+        in_force(sqlite, folder, url, tmp_path / "a", poll_s=NEVER_S) as one,
+        in_force(sqlite, folder, url, tmp_path / "b", poll_s=NEVER_S) as two,
     ):
+
+        def both_flag(flag: str) -> bool:
+            return flags_of(one) == flags_of(two) == {flag}
+
         for flag in ("first", "second", "third"):
-            assert (await apply(sqlite, client, files(flag=flag), author="ann", message=flag)).told
-            await eventually(lambda flag=flag: flags_of(one) == flags_of(two) == {flag})
+            assert await told(flag)
+            await eventually(partial(both_flag, flag))
+        await asyncio.to_thread(outage)
+        await eventually(lambda: told("after"), within_s=15, what="telling")
+        await eventually(lambda: flags_of(one) == flags_of(two) == {"after"}, within_s=15)
     await client.aclose()
+
+
+async def test_gateways_hear_of_changes_on_a_cluster_with_one_of_its_masters_dead(
+    redis_cluster: RedisCluster, sqlite: Database, folder: Path, tmp_path: Path
+) -> None:
+    await heard_by_both(redis_cluster.url, sqlite, folder, tmp_path, redis_cluster.masters[0].kill)
+
+
+async def test_gateways_hear_of_changes_behind_a_sentinel_from_the_new_master_too(
+    sentinel_set: SentinelSet, sqlite: Database, folder: Path, tmp_path: Path
+) -> None:
+    await heard_by_both(sentinel_set.url, sqlite, folder, tmp_path, sentinel_set.master.kill)
 
 
 async def test_every_ruleset_that_comes_into_force_can_be_read_again_by_its_version(
@@ -347,8 +368,8 @@ async def test_a_data_directory_that_cannot_be_written_is_told_and_nothing_else(
 async def test_a_disk_that_hangs_holds_nothing_up_and_is_used_again_when_it_answers(
     sqlite: Database, folder: Path, tmp_path: Path, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hanging, real = asyncio.Event(), module.mark_of
-    loop, times = asyncio.get_running_loop(), []
+    hanging, real = asyncio.Event(), mark_of
+    loop, times = asyncio.get_running_loop(), list[bool]()
 
     def stuck(place: Path) -> Any:
         if not times:

@@ -112,8 +112,9 @@ def test_invisible_letters_hide_nothing(index: CanaryIndex, phrases: dict[str, W
     assert [trace.principal for trace in index.find(hidden)] == ["prin_5"]
 
 
-def test_two_phrases_in_one_text_are_both_found(index: CanaryIndex, phrases: dict[str, Words]) -> None:
-    text = f"{phrase_of(phrases['prin_1'])}. {'Filler of no interest. ' * 20}{phrase_of(phrases['prin_2'])}"
+@pytest.mark.parametrize("between", [" ", ". ", "Filler of no interest. " * 20])
+def test_two_phrases_in_one_text_are_both_found(index: CanaryIndex, phrases: dict[str, Words], between: str) -> None:
+    text = f"{phrase_of(phrases['prin_1'])}{between}{phrase_of(phrases['prin_2'])}"
     assert {trace.principal for trace in index.find(text)} == {"prin_1", "prin_2"}
 
 

@@ -109,7 +109,7 @@ def test_a_change_of_any_kind_changes_the_mark(folder: Path) -> None:
 
 def test_what_changes_while_it_is_read_is_read_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(folder, "a.yaml", "half")
-    real, times = read_directory, []
+    real, times = read_directory, list[int]()
 
     def interrupted(place: Path) -> object:
         found = real(place)

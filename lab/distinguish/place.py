@@ -14,7 +14,7 @@ from lab.bench.catflap import shipped_policies
 from lab.bench.errors import BenchError
 from lab.bench.processes import ROOT, listen
 from lab.distinguish.asks import BODY_LIMIT, CONTEXT, MOST_OUTPUT, TABBY, Rooms
-from lab.distinguish.upstream import ModelFile, Rates, Received
+from lab.distinguish.upstream import BLOCK, ModelFile, Rates, Received
 from lab.house.house import House
 from lab.house.program import Program
 from lab.house.redis import RedisHouse
@@ -128,6 +128,7 @@ def _fleet(port: int, models: Path) -> dict[str, object]:
             "tokenizer": tokenizer,
             "chat_template": str(models / "demo" / "chat_template.jinja"),
             "abilities": ["logprobs"] if name == TABBY else [],
+            "cache_block_tokens": BLOCK,
         }
 
     return {

@@ -179,7 +179,7 @@ async def test_what_waits_is_bounded_in_bytes_too(sqlite: Database, monkeypatch:
     assert 2 <= kept < 6
     await on.close()
     assert await count(sqlite, "evidence") == kept
-    on.keep(one(99))
+    on.keep(one(99, size=5000))
     await on.close()
     assert await count(sqlite, "evidence") == kept + 1, "what was written makes room"
 

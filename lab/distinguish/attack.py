@@ -10,14 +10,15 @@ import msgspec
 from lab.bench.errors import BenchError
 from lab.distinguish.asks import Ask, Draw, Kind
 from lab.distinguish.channels import Channel, Comparison, observe
-from lab.distinguish.classify import Judged, judge, middle_and_error
+from lab.distinguish.classify import Judged, judge, middle_and_error, smallest_delay
 from lab.distinguish.client import Answer, Connection
-from lab.distinguish.features import FEATURES, features
+from lab.distinguish.features import DELAYED, FEATURES, features
 from lab.distinguish.kinds import BAD, EDGES, ORDINARY, SWEEP, UNTIL_REFUSED
 from lab.distinguish.leaks import TIMING, Leak, Proxy
 from lab.distinguish.place import OPEN, TIGHT, Place, Tokens
 from lab.distinguish.proof import Sent
 
+ATTACK, NULL = "attack", "null"
 TIMED_CONTROL = 200
 """Pairs of the control whose leak is one of time."""
 SHARED = 150
@@ -25,6 +26,8 @@ SHARED = 150
 TOKEN = FEATURES.index("first token")
 SWEPT = 8
 """About one pair in so many is of the sweep."""
+
+DELAYS_MS = (0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0)
 
 Keys = dict[str, Tokens]
 """Plan -> a pair of keys."""
@@ -51,6 +54,8 @@ class Attack(msgspec.Struct, frozen=True, kw_only=True):
     """Feature -> the median of the contained key's less the clean one's, and about its standard error."""
     by_kind: dict[str, tuple[float, float]]
     """Kind -> the same of the first token alone."""
+    would_find_ms: float | None = None
+    """Of two clean keys: the smallest of DELAYS_MS that would have been told, were one of them so much later."""
 
     @property
     def differing(self) -> list[Channel]:
@@ -116,7 +121,7 @@ class Attacker:
         self._place = place
         self._seed = seed
         self.sent: list[Sent] = []
-        """By the attack of this name: "attack"."""
+        """By the ATTACK: what the upstream is to have read."""
 
     async def attack(self, name: str, keys: Keys, slots: Sequence[Slot], port: int = 0) -> Attack:
         """All pairs. Raises BenchError."""
@@ -129,6 +134,9 @@ class Attacker:
             classifiers=judge(timed.rows, timed.contained_first),
             shifts={feature: timed.shift(at) for at, feature in enumerate(FEATURES)},
             by_kind={kind: timed.of(kind).shift(TOKEN) for kind in dict.fromkeys(timed.kinds)},
+            would_find_ms=smallest_delay(timed.rows, timed.contained_first, DELAYED, DELAYS_MS)
+            if name == NULL
+            else None,
         )
 
     async def control(self, leak: Leak) -> Control:
@@ -193,7 +201,7 @@ class Attacker:
             for side in (first, 1 - first):
                 token = keys[TIGHT if slot.tight else OPEN][side]
                 answers[side] = lines[side].ask(asks[side].bytes_for(token))
-            if name == "attack":
+            if name == ATTACK:
                 self.sent += [Sent(side == 1, asks[side].path, asks[side].texts) for side in (0, 1) if asks[side].texts]
             observed = [observe(answers[side], _words(asks[side])) for side in (0, 1)]
             comparison.add(number, slot.kind.name, *observed)

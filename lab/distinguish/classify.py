@@ -59,6 +59,21 @@ def judge(rows: Sequence[Row], contained_first: Sequence[bool]) -> list[Judged]:
     return found
 
 
+def smallest_delay(
+    rows: Sequence[Row], contained_first: Sequence[bool], delayed: Sequence[int], delays: Sequence[float]
+) -> float | None:
+    """The smallest of the ascending `delays` that would be told, were it added to the `delayed` features of the
+    contained key's answers; None where none would. Says how sharp a run is that has found nothing."""
+    for delay in delays:
+        later = [list(row) for row in rows]
+        for row, first in zip(later, contained_first, strict=True):
+            for at in delayed:
+                row[at] += delay if first else -delay
+        if any(one.tells for one in judge(later, contained_first)):
+            return delay
+    return None
+
+
 class Scale(NamedTuple):
     """Makes features alike: less their median, over their spread, and no outlier beyond CLIP."""
 

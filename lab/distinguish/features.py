@@ -21,6 +21,9 @@ FEATURES = (
 )
 """Times in milliseconds."""
 
+DELAYED = tuple(map(FEATURES.index, ("first byte", "first token", "whole answer")))
+"""What a gateway that answers later moves."""
+
 _PROCESSING = re.compile(rb"(?i)\r\nopenai-processing-ms: (\d+)")
 
 

@@ -14,6 +14,7 @@ def markdown(result: Result) -> str:
         *_firsts(result.attack, result.null),
         _classifiers(result),
         _shifts(result),
+        _sharpness(result.null),
         _leaks(result),
         _shared(result),
         "Masked, since it differs between any two answers: "
@@ -77,6 +78,12 @@ def _shifts(result: Result) -> str:
         null = _sum(result.null.by_kind[name]) if name in result.null.by_kind else ""
         lines.append(f"| first token, {name} | {_sum(result.attack.by_kind[name])} | {null} |")
     return "\n".join(lines)
+
+
+def _sharpness(null: Attack) -> str:
+    if null.would_find_ms is None:
+        return "No delay that was tried would have been told here: the machine was too busy, or the pairs too few."
+    return f"The smallest delay that would have been told here, by the run on two clean keys: {null.would_find_ms} ms."
 
 
 def _sum(shift: tuple[float, float]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from lab.distinguish.attack import Attack, Attacker, Control, schedule
+from lab.distinguish.attack import ATTACK, NULL, Attack, Attacker, Control, schedule
 from lab.distinguish.classify import Judged
 from lab.distinguish.kinds import BAD
 from lab.distinguish.leaks import LEAKS
@@ -68,10 +68,10 @@ async def run_async(*, pairs: int, seed: int, rates: Rates, say: Say) -> Result:
         try:
             await place.start()
             attacker = Attacker(place, seed)
-            attack = await attacker.attack("attack", place.contained_keys, schedule(pairs, f"{seed} attack"))
+            attack = await attacker.attack(ATTACK, place.contained_keys, schedule(pairs, f"{seed} {ATTACK}"))
             proof = prove(attacker.sent, place.received())
             say(f"a clean and a contained key: {_summary(attack)}")
-            null = await attacker.attack("null", place.clean_keys, schedule(pairs, f"{seed} null"))
+            null = await attacker.attack(NULL, place.clean_keys, schedule(pairs, f"{seed} {NULL}"))
             say(f"two clean keys: {_summary(null)}")
             controls = [await attacker.control(leak) for leak in LEAKS]
             say(f"{sum(one.found for one in controls)} of {len(controls)} leaks found")

@@ -71,9 +71,9 @@ class _Sampling(msgspec.Struct):
 
 
 class Rates(msgspec.Struct, frozen=True):
-    """In milliseconds; a token takes as long as the demo model's."""
+    """In milliseconds; a token, and what a first one takes beside its prefill, is a step of the demo model."""
 
-    base: float = 1.0
+    base: float = 2.0
     prefill: float = 0.04
     token: float = 2.0
     cache: bool = True

@@ -7,7 +7,7 @@ import pytest
 from lab.distinguish.asks import Ask, Draw, Rooms
 from lab.distinguish.attack import schedule
 from lab.distinguish.channels import Comparison, in_order, observe
-from lab.distinguish.classify import judge, wilson
+from lab.distinguish.classify import judge, smallest_delay, wilson
 from lab.distinguish.client import Answer
 from lab.distinguish.features import FEATURES, features
 from lab.distinguish.kinds import BAD, ORDINARY, SWEEP
@@ -103,6 +103,16 @@ def test_what_no_straight_line_tells_apart_the_stumps_do() -> None:
     rows = [[chance.choice((-1, 1)) * (2 if first else 1) + chance.gauss(0, 0.1)] for first in firsts]
     line, boosted = judge(rows, firsts)
     assert (line.tells, boosted.tells) == (False, True)
+
+
+def test_how_small_a_delay_would_be_told_depends_on_the_noise() -> None:
+    chance = random.Random(7)
+    firsts = [chance.random() < 0.5 for _ in range(1000)]
+
+    def smallest(noise: float) -> float | None:
+        return smallest_delay([[chance.gauss(0, noise)] for _ in firsts], firsts, [0], [0.1, 1.0, 10.0])
+
+    assert [smallest(noise) for noise in (0.1, 1.0, 1000.0)] == [0.1, 1.0, None]
 
 
 def test_a_handful_of_pairs_tells_nothing() -> None:

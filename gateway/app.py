@@ -14,21 +14,26 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.dataplane.app import DataPlane
 from gateway.dataplane.limits import Plans
-from gateway.dataplane.services import Bounds, Services
+from gateway.dataplane.services import Bounds, Secrets, Services
+from gateway.dataplane.spreads import Spreads
+from gateway.evidence.seal import Seal
+from gateway.evidence.writer import Writer
 from gateway.fleet.file import read_fleet
 from gateway.fleet.health import Health
-from gateway.fleet.models import Served, load_models, load_tensor_models
+from gateway.fleet.models import Served, load_models, load_tensor_models, text_models
 from gateway.fleet.router import Router
 from gateway.fleet.transports.client import Timeouts
 from gateway.identity.directory import Directory
 from gateway.identity.issuers import read_issuers
 from gateway.identity.keyrings import keys_of
+from gateway.identity.pepper import derived
 from gateway.identity.tokens import Verifier
 from gateway.quota.connection import RedisUnavailable
 from gateway.quota.gateways import Gateways
 from gateway.quota.keeper import Quota
 from gateway.quota.local import LocalLimits
 from gateway.quota.open import open_redis
+from gateway.rules.inforce import InForce
 from gateway.settings import Settings
 from gateway.storage.budgets import spent
 from gateway.storage.database import Database, connect
@@ -70,6 +75,12 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         old_pepper=settings.old_pepper_bytes(),
         verifier=Verifier(issuers, size=settings.directory_cache_size) if issuers else None,
     )
+    policies = InForce(
+        database, settings.policies, settings.redis(), settings.data_dir, timeout_s=settings.database_timeout_s
+    )
+    evidence = Writer(
+        database, Seal(settings.evidence_secrets()), days=settings.evidence_days, timeout_s=settings.database_timeout_s
+    )
     timeouts = Timeouts(settings.connect_timeout_s, settings.first_token_timeout_s, settings.token_timeout_s)
     services = Services(
         bounds=Bounds(settings.max_body_bytes, settings.body_timeout_s, settings.request_timeout_s),
@@ -90,8 +101,13 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         ),
         tally=Tally(),
         access_log=AccessLog(enabled=settings.access_log),
+        policies=policies,
+        secrets=Secrets(derived(pepper, "rollout"), derived(pepper, "canary")),
+        evidence=evidence,
+        spreads=Spreads(database, text_models(models), timeout_s=settings.database_timeout_s),
     )
     await redis.start()
+    await policies.start()
     background = [
         _essential(asyncio.create_task(work))
         for work in (
@@ -102,6 +118,9 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
             services.tally.keep_folding(),
             _keep_gauges(services),
             directory.keep_moving_keys(),
+            policies.keep(),
+            services.spreads.keep(),
+            evidence.keep_writing(),
             *(keys.keep() for _, keys in issuers),
         )
     ]
@@ -115,6 +134,7 @@ async def dataplane_services(settings: Settings) -> AsyncIterator[Services]:
         await services.router.close()
         gateways.leave()
         await redis.close()
+        await evidence.close()
         await directory.close()
         for _, keys in issuers:
             await keys.close()

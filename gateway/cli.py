@@ -22,6 +22,8 @@ COMMANDS = {
     "key": "gateway.commands.key:app",
     "principal": "gateway.commands.principal:app",
     "policy": "gateway.commands.policy:app",
+    "evidence": "gateway.commands.evidence:app",
+    "canary": "gateway.commands.canary:app",
     "usage": "gateway.commands.usage:bill",
     "events": "gateway.commands.events:app",
     "fleet": "gateway.commands.fleet:app",

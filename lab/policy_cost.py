@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.core.facts import ClientFacts, Facts, PrincipalFacts, RequestFacts, Roll
 from gateway.policy.decide import decide
 from gateway.policy.loader import Policy, parse_policy
-from gateway.policy.record import decode, encode, record_of
+from gateway.policy.record import Opening, Stored, encode, record_of
 from gateway.policy.ruleset import Ruleset, build_ruleset
 from gateway.policy.simulate import simulate
 
@@ -67,7 +69,8 @@ def measured(name: str, conditions: tuple[str, ...]) -> Row:
     new_s = best(lambda: [decide(facts, rules, Roll()) for facts in requests], 1, 4) / LINES
     again_s = best(lambda: decide(requests[0], rules, Roll()), 100, ROUNDS)
     lines = [encode(record_of(facts, Roll(), decide(facts, rules, Roll()), "req_1")) for facts in requests]
-    simulate_s = best(lambda: simulate((decode(line) for line in lines), rules), 1, 4)
+    decode = msgspec.json.Decoder(Stored).decode
+    simulate_s = best(lambda: simulate(map(Opening().open, map(decode, lines)), rules), 1, 4)
     return Row(name, new_s * 1e6, again_s * 1e6, build_s * 1e3, LINES / simulate_s)
 
 

@@ -1,5 +1,5 @@
-"""The admin API, `/api/v1`: keys and principals' own limits; policies are in a module of their own. Routes over the
-functions that the commands call.
+"""The admin API, `/api/v1`: keys, principals and their own limits; how principals are regarded, policies and evidence
+are in modules of their own. Routes over the functions that the commands call.
 
 Every change leaves one line in the log: what was done, to what, from where; no secrets.
 """
@@ -7,10 +7,9 @@ Every change leaves one line in the log: what was done, to what, from where; no 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
-import structlog
 from msgspec import Meta
 from redis.asyncio import Redis
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,8 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.admin.answers import answer, body_of, refusal
+from gateway.admin.answers import answer, body_of, found, log, refusal, whole_number
+from gateway.admin.evidence import EvidenceRoutes
 from gateway.admin.policies import Policies
+from gateway.admin.regard import RegardApi
 from gateway.core.caller import Override
 from gateway.core.errors import ApiError, InternalError, InvalidRequest, MethodNotAllowed, NotFound, Unavailable
 from gateway.identity.bounds import BadBound, check_bounds
@@ -37,10 +38,10 @@ from gateway.identity.issue import (
 )
 from gateway.identity.names import BadName
 from gateway.identity.principals import BadOverride, Changed, remove_limit, set_limit, show_principal
+from gateway.identity.regard import BadRegard
 from gateway.storage.database import Database
 from gateway.telemetry import clock
 
-Result = TypeVar("Result")
 PAGE = 100
 MAX_PAGE = 1000
 
@@ -84,6 +85,7 @@ class Api:
     partitions: int
     pepper: bytes
     plans: Path
+    evidence: EvidenceRoutes
 
     def app(self) -> Starlette:
         """The application, to be mounted behind the guard."""
@@ -98,7 +100,9 @@ class Api:
                 Route("/principals/{id}/limits", self.show_limits, methods=["GET"]),
                 Route("/principals/{id}/limits", self.set_limit, methods=["PUT"]),
                 Route("/principals/{id}/limits", self.remove_limit, methods=["DELETE"]),
+                *RegardApi(self.database, self.redis, self.partitions).routes(),
                 *Policies(self.database, self.redis, self.plans.parent).routes(),
+                *self.evidence.routes(),
             ],
             exception_handlers=dict.fromkeys((*WRONG, *AWAY, ApiError, HTTPException, Exception), tell),
         )
@@ -159,7 +163,7 @@ class Api:
         return answer({**msgspec.structs.asdict(revoked.record), "told": revoked.told})
 
     async def show_principal(self, request: Request) -> Response:
-        """A principal with its own limits."""
+        """A principal with its own limits and how it is regarded."""
         return answer(found(await show_principal(self.database, request.path_params["id"]), "principal"))
 
     async def show_limits(self, request: Request) -> Response:
@@ -196,7 +200,7 @@ class Api:
         return answer({"data": changed.record.limits, "told": changed.told})
 
 
-WRONG = (BadName, BadBound, BadOverride)
+WRONG = (BadName, BadBound, BadOverride, BadRegard)
 AWAY = (SQLAlchemyError, OSError, TimeoutError)
 
 
@@ -215,27 +219,6 @@ def tell(request: Request, error: Exception) -> Response:
     return refusal(InternalError("Something went wrong inside the gateway."))
 
 
-def found(result: Result | None, what: str) -> Result:
-    """What was found. Raises NotFound."""
-    if result is None:
-        raise NotFound(f"There is no such {what}.")
-    return result
-
-
 def with_token(issued: IssuedKey) -> dict[str, object]:
     """A key as it is told once: `id`, `key`, then the rest of its record."""
     return {"id": issued.record.id, "key": issued.token, **msgspec.structs.asdict(issued.record)}
-
-
-def whole_number(request: Request, name: str, default: int, most: int) -> int:
-    """A number from the query. Raises InvalidRequest."""
-    text = request.query_params.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise InvalidRequest(f"It must be a number from 1 to {most}.", param=name)
-    return int(text)
-
-
-def log(request: Request, what: str, organisation: str, **more: object) -> None:
-    """One change: `actor` is whoever holds the token, known by address alone."""
-    address = request.client.host if request.client else None
-    structlog.get_logger().info(what, actor="admin token", address=address, organisation=organisation, **more)

@@ -1,7 +1,7 @@
 """The admin plane: whether it lives, whether what it needs is there, what it is, and the API behind its token."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from starlette.routing import Mount, Route
 
 from gateway import __version__
 from gateway.admin.api import Api
+from gateway.admin.evidence import EvidenceRoutes
 from gateway.admin.guard import Guard
+from gateway.evidence.seal import Seal
 from gateway.quota.client import connect_redis
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import NotMigrated, require_head
@@ -25,14 +27,21 @@ READY = "ready"
 
 
 def create(
-    database_url: str, redis_url: str, *, token: bytes, pepper: bytes, partitions: int, plans: Path
+    database_url: str,
+    redis_url: str,
+    *,
+    token: bytes,
+    pepper: bytes,
+    partitions: int,
+    plans: Path,
+    evidence_secrets: Sequence[str],
 ) -> Starlette:
     """The application; it opens nothing before the first request. `token` opens the API, `plans` is the folder of the
-    plan files. Raises ValueError for a URL that is no use."""
+    plan files, `evidence_secrets` open evidence. Raises ValueError for a URL that is no use."""
     database = connect(database_url, timeout_s=PROBE_S)
     redis = connect_redis(redis_url, timeout_s=PROBE_S)
     probes = Probes(database, redis)
-    api = Api(database, redis, partitions, pepper, plans)
+    api = Api(database, redis, partitions, pepper, plans, EvidenceRoutes(database, Seal(evidence_secrets)))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

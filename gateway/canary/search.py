@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from gateway.canary.origin import Origin
 from gateway.canary.phrase import Words, phrase_of
 from gateway.canary.words import PLACES
 from gateway.core.fold import fold
@@ -28,21 +29,21 @@ ERROR = 0.01
 FOREIGN = 0.45
 """Letters of a phrase, as a share, that differ from any text that has nothing to do with it; less is found by
 chance."""
-DAMAGED = 0.31
-"""The share of a phrase's letters that may differ: a fifth, and half as much again for luck. Of 400 phrases among
-10,000, a fifth of their letters exchanged, 0.33 found all and took 22 of 400 strangers' phrases for a known one's; 0.30
-found 399, and took 5."""
-LOST = 0.55
-"""Share of a word's letters that differ where it is not there at all."""
+DAMAGED = 0.34
+"""The share of a phrase's letters that may differ: a fifth, and as much again for luck."""
+SAME = 40
+"""Two phrases that end so near each other are one place of the text; two that follow each other are further apart."""
+WANDER = 12
+"""Letters that a word may stand before or after where it would if nothing before the phrase's end were changed."""
 SURE = 0.9
 
 _NO_LETTER = re.compile("[^a-z]")
 
 
 class Trace(NamedTuple):
-    """A principal whose phrase is in a text. `sure`: 0 to 1, against all others whose phrase that place could be, and
-    against chance. `at`: the offset in the folded text, `excerpt` what stands there; `changed`: the share of letters
-    that differ."""
+    """A principal whose phrase is in a text. `sure`: 0 to 1, against all others whose phrase that place could be,
+    somebody unknown among them, and against chance. `at`: the offset in the text, `excerpt` what stands there;
+    `changed`: the share of letters that differ."""
 
     principal: str
     sure: float
@@ -65,7 +66,8 @@ class CanaryIndex:
 
     def find(self, text: str) -> tuple[Trace, ...]:
         """The principals whose phrases are there, the surest first; mostly one or none."""
-        folded = _NO_LETTER.sub(" ", fold(text[:MAX_TEXT]))
+        text = text[:MAX_TEXT]
+        folded = _NO_LETTER.sub(" ", fold(text))
         distances: dict[int, tuple[int, int]] = {}
         for start, found in self._stretches(folded):
             window = folded[max(start - MARGIN, 0) : start + LONGEST + MARGIN]
@@ -76,7 +78,7 @@ class CanaryIndex:
                 distance, end = nearest(phrase_of(self._phrases[number]), window)
                 place = max(start - MARGIN, 0) + end
                 distances[number] = min(distances.get(number, (distance, place)), (distance, place))
-        return self._judged(folded, distances)
+        return located(self._judged(folded, distances), text)
 
     def _stretches(self, text: str) -> list[tuple[int, int]]:
         """(where a phrase may begin, the bits of those who have enough of their words there)."""
@@ -106,26 +108,46 @@ class CanaryIndex:
         traces = []
         for number, (distance, end) in distances.items():
             phrase = phrase_of(self._phrases[number])
-            begin = max(end - len(phrase) - MARGIN // 2, 0)
-            if distance > DAMAGED * len(phrase) or self._patched(number, text[begin : end + MARGIN // 2]):
+            if distance > DAMAGED * len(phrase):
                 continue
             rivals = sum(
                 ERROR ** max(other - distance, 0)
                 for rival, (other, place) in distances.items()
-                if rival != number and abs(place - end) < LONGEST
+                if rival != number and abs(place - end) < SAME
             )
             chance = len(self._names) * ERROR ** (FOREIGN * len(phrase) - distance)
-            sure = 1 / (1 + rivals + chance)
+            stranger = foreignness(self._phrases[number], text[: end + MARGIN], end)
+            sure = 1 / (1 + rivals + chance + stranger)
             if sure >= SURE:
                 start = max(end - len(phrase), 0)
                 traces.append(Trace(self._names[number], sure, start, text[start:end], distance / len(phrase)))
         return tuple(sorted(traces, key=lambda trace: (-trace.sure, trace.changed)))
 
-    def _patched(self, number: int, text: str) -> bool:
-        """Whether some words are there and others are not: that is the phrase of somebody unknown with whom this one
-        shares words. Damage falls on all words alike."""
-        words = self._phrases[number]
-        return sum(nearest(word, text)[0] > LOST * len(word) for word in words) > 2
+
+def located(traces: tuple[Trace, ...], text: str) -> tuple[Trace, ...]:
+    """The traces with offsets and excerpts of the text in place of those of its folded form."""
+    if not traces:
+        return ()
+    origin = Origin(text)
+    spans = [origin.span(trace.at, trace.at + len(trace.excerpt)) for trace in traces]
+    return tuple(
+        trace._replace(at=start, excerpt=text[start:end]) for trace, (start, end) in zip(traces, spans, strict=True)
+    )
+
+
+def foreignness(words: Words, text: str, end: int) -> float:
+    """How much likelier the text before `end` is if somebody unknown was given it, whose words could be any, than if
+    these words were. Damage falls on all words alike; somebody unknown shares a few of the words and has better ones
+    for the other places."""
+    phrase = phrase_of(words)
+    likelier, at = 1.0, 0
+    for place, own in enumerate(words):
+        at = phrase.index(own, at)
+        start = max(end - len(phrase) + at - WANDER, 0)
+        there = text[start : end - len(phrase) + at + len(own) + WANDER]
+        known = nearest(own, there)[0]
+        likelier *= sum(ERROR ** (nearest(word, there)[0] - known) for word in PLACES[place]) / len(PLACES[place])
+    return likelier
 
 
 def nearest(pattern: str, text: str) -> tuple[int, int]:

@@ -16,6 +16,7 @@ def plane(settings: Settings) -> Starlette:
     """The app; what is wrong with a setting ends the process with one sentence."""
     try:
         token, pepper = settings.admin_token_bytes(), settings.pepper_bytes()
+        secrets = settings.evidence_secrets()
     except OSError as problem:
         fail(f"The data directory {settings.data_dir} cannot be used ({problem.strerror}): set CATFLAP_DATA_DIR.")
     try:
@@ -26,6 +27,7 @@ def plane(settings: Settings) -> Starlette:
             pepper=pepper,
             partitions=settings.partitions,
             plans=settings.policies / "plans",
+            evidence_secrets=secrets,
         )
     except ValueError as problem:
         fail(f"CATFLAP_DATABASE_URL or CATFLAP_REDIS_URL is no use: {problem}.")

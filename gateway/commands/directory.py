@@ -14,6 +14,7 @@ from gateway.commands.console import BAD_USAGE, fail, warn
 from gateway.identity.bounds import BadBound
 from gateway.identity.names import BadName
 from gateway.identity.principals import BadOverride
+from gateway.identity.regard import BadRegard
 from gateway.quota.client import connect_redis
 from gateway.settings import Settings
 from gateway.storage.database import Database, connect
@@ -41,7 +42,7 @@ def run(settings: Settings, work: Callable[[Database], Awaitable[Result]]) -> Re
         fail("The database is not at the schema of this version: run `catflap migrate`.")
     except BadName as error:
         fail(f"That cannot be a name: {error}.", BAD_USAGE)
-    except (BadBound, BadOverride) as error:
+    except (BadBound, BadOverride, BadRegard) as error:
         fail(f"That cannot be set: {error}.", BAD_USAGE)
     except ValueError as error:
         fail(f"CATFLAP_DATABASE_URL or CATFLAP_REDIS_URL is no use: {error}.", BAD_USAGE)

@@ -18,6 +18,7 @@ from gateway.core.event import RequestEvent, event_schema
 from gateway.storage import events
 from gateway.storage.database import Database
 from gateway.storage.names import ids_of
+from gateway.storage.rows import event_of
 from gateway.telemetry import clock
 from gateway.workers.entries import MAX_BODY
 from gateway.workers.imports import BadLine, Imported, import_events
@@ -52,7 +53,7 @@ async def write_events(
             organisations = await ids_of(connection, "organisation", organisation)
     try:
         async for rows in events.pages(database, since_ms=since_ms, until_ms=until_ms, organisations=organisations):
-            out.writelines(line_of(RequestEvent(**row)) for row in rows)
+            out.writelines(line_of(event_of(row)) for row in rows)
         out.flush()
     except BrokenPipeError:  # its reader has enough; Python would complain once more at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())

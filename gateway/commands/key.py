@@ -1,6 +1,5 @@
 """`catflap key`: API keys, by hand."""
 
-import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ import typer
 
 from gateway.commands.console import BAD_USAGE, fail, read_settings, warn
 from gateway.commands.directory import moment, run, telling, to_json, warn_untold
+from gateway.commands.times import span_ms
 from gateway.core.caller import SCOPES
 from gateway.identity.bounds import check_bounds
 from gateway.identity.issue import (
@@ -28,9 +28,6 @@ from gateway.identity.issue import (
 )
 from gateway.identity.keys import parse_token
 from gateway.storage.database import Database
-
-SPAN = re.compile(r"([0-9]{1,6})([smhdw])")
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 app = typer.Typer(help="API keys: create, list, show, rotate, revoke.", no_args_is_help=True)
 
@@ -189,14 +186,6 @@ def no_token(key_id: str) -> None:
     """Somebody who passes the key itself is told so, without it being repeated in a message."""
     if parse_token(key_id) is not None:
         fail("That is the key itself; this command takes its id, `key_` and the 17 characters after `cf-`.", BAD_USAGE)
-
-
-def span_ms(text: str, option: str, *, least: int = 1) -> int:
-    """`30d` as milliseconds. Raises typer.BadParameter."""
-    match = SPAN.fullmatch(text)
-    if match is None or int(match[1]) < least:
-        raise typer.BadParameter("a number and one of s, m, h, d, w: 30d, for example", param_hint=option)
-    return int(match[1]) * SECONDS[match[2]] * 1000
 
 
 def described(record: KeyRecord) -> str:

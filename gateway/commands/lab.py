@@ -74,6 +74,22 @@ def bench_quota(
     typer.echo(result.json() if as_json else result.markdown())
 
 
+@bench.command("policies")
+def bench_policies(
+    rounds: Annotated[int, typer.Option(min=1, help="How often both gateways are measured.")] = 7,
+    requests: Annotated[int, typer.Option(min=1, help="Of each gateway in each round.")] = 100,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 when out of budget.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """An ordinary request's time with 100 policies loaded against none, side by side."""
+    policies = _instrument("lab.bench.policies")
+    with _told():
+        result = policies.run(rounds=rounds, requests=requests, say=_say)
+    typer.echo(result.json() if as_json else result.markdown())
+    if check and not result.within_budget:
+        raise typer.Exit(1)
+
+
 @app.command("exactness")
 def exactness(
     redis: Annotated[list[str] | None, typer.Option(help="6.2, 7.0 or cluster; may be repeated. Default: all.")] = None,
@@ -126,6 +142,27 @@ def faults(
         result = run.run(seconds=seconds, ledger_seconds=ledger_seconds, say=_say)
     typer.echo(result.json() if as_json else report.markdown(result))
     if any(finding.lost for finding in result.findings):
+        raise typer.Exit(1)
+
+
+@app.command("distinguish")
+def distinguish(
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of requests; at least one of every kind is asked.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of words and order.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Every kind once, and 400 pairs in all.")] = False,
+    prefill_ms: Annotated[float, typer.Option(min=0, help="The model's time for a prompt token not cached.")] = 0.04,
+    token_ms: Annotated[float, typer.Option(min=0, help="Its time for a token of the answer.")] = 2,
+    cache: Annotated[bool, typer.Option(help="Whether the model has a prefix cache.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """An attacker with a clean and a contained key tries to tell them apart by anything but the words."""
+    run = _instrument("lab.distinguish.run")
+    report = _instrument("lab.distinguish.report")
+    rates = _instrument("lab.distinguish.upstream").Rates(prefill=prefill_ms, token=token_ms, cache=cache)
+    with _told():
+        result = run.run(pairs=min(pairs, 400) if quick else pairs, seed=seed, rates=rates, say=_say)
+    typer.echo(result.json() if as_json else report.markdown(result))
+    if result.problems:
         raise typer.Exit(1)
 
 

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from gateway.commands.console import BAD_USAGE, FAILED, fail, read_settings, warn
 from gateway.commands.directory import run, telling, to_json
+from gateway.commands.policy_traffic import explain, simulate
 from gateway.commands.policy_views import Folder, diff, list_, wanted
 from gateway.policy.check import Finding
 from gateway.policy.problem import PolicyError
@@ -25,9 +26,13 @@ from gateway.storage.database import Database
 from gateway.storage.policies import Files
 from gateway.telemetry import clock
 
-app = typer.Typer(help="Policies as code: check, test, diff, apply, roll back, switch off.", no_args_is_help=True)
+app = typer.Typer(
+    help="Policies as code: check, test, try on past traffic, apply, explain, take back.", no_args_is_help=True
+)
 app.command()(diff)
 app.command("list")(list_)
+app.command()(explain)
+app.command()(simulate)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Author = Annotated[str | None, typer.Option(help="Who makes the change. Default: the user of this system.")]

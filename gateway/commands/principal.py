@@ -1,4 +1,4 @@
-"""`catflap principal`: who uses the gateway, and limits of their own."""
+"""`catflap principal`: who uses the gateway, and limits of their own. How they are regarded: commands/regard.py."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -7,16 +7,19 @@ import msgspec
 import typer
 from redis.asyncio import Redis
 
+from gateway.commands import regard
 from gateway.commands.console import BAD_USAGE, fail, read_settings
 from gateway.commands.directory import moment, run, telling, to_json, warn_untold
 from gateway.commands.erase import erase
 from gateway.core.caller import Override
 from gateway.identity.principals import Changed, PrincipalRecord, remove_limit, set_limit, show_principal
+from gateway.identity.regard import Standing, standing
 from gateway.settings import Settings
 from gateway.storage.database import Database
 
-app = typer.Typer(help="Principals: show, limit, erase.", no_args_is_help=True)
+app = typer.Typer(help="Principals: show, list, limit, contain, release, erase.", no_args_is_help=True)
 app.command()(erase)
+regard.add_to(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 PrincipalId = Annotated[str, typer.Argument(help="The principal's id: prin_…", metavar="PRINCIPAL")]
@@ -24,11 +27,18 @@ PrincipalId = Annotated[str, typer.Argument(help="The principal's id: prin_…",
 
 @app.command()
 def show(principal: PrincipalId, as_json: AsJson = False) -> None:
-    """Show a principal and its own limits."""
-    record = run(read_settings(), lambda database: show_principal(database, principal))
-    if record is None:
+    """Show a principal, its own limits, how it is regarded and what changed that."""
+
+    async def look(database: Database) -> tuple[PrincipalRecord | None, Standing | None]:
+        return await show_principal(database, principal), await standing(database, principal)
+
+    record, regarded = run(read_settings(), look)
+    if record is None or regarded is None:
         fail(f"There is no principal {principal!r}.")
-    typer.echo(to_json(record) if as_json else described(record))
+    if as_json:
+        typer.echo(to_json({**msgspec.structs.asdict(record), "state": regarded.state, "changes": regarded.changes}))
+    else:
+        typer.echo("\n".join([described(record), *regard.described(regarded)]))
 
 
 @app.command()

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import typer
 
+SPAN = re.compile(r"([0-9]{1,6})([smhdw])")
 AGO = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
-SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def instant_ms(text: str, option: str, now_ms: int) -> int:
@@ -24,6 +25,14 @@ def instant_ms(text: str, option: str, now_ms: int) -> int:
     if milliseconds < 0:
         raise typer.BadParameter("before 1970 there is nothing", param_hint=option)
     return milliseconds
+
+
+def span_ms(text: str, option: str, *, least: int = 1) -> int:
+    """`30d` as milliseconds. Raises typer.BadParameter."""
+    match = SPAN.fullmatch(text)
+    if match is None or int(match[1]) < least:
+        raise typer.BadParameter("a number and one of s, m, h, d, w: 30d, for example", param_hint=option)
+    return int(match[1]) * SECONDS[match[2]] * 1000
 
 
 def month_start_ms(at_ms: int) -> int:

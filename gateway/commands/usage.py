@@ -1,4 +1,4 @@
-"""`catflap usage`: the bill, from the ledger's roll-ups."""
+"""`catflap usage`: the bill, and the defence account, from the ledger's roll-ups."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from gateway.commands.directory import run
 from gateway.commands.times import instant_ms, month_start_ms, shown
 from gateway.storage.database import Database
 from gateway.storage.names import NAMED, ids_of, names_of
-from gateway.storage.usage import AMOUNTS, TABLES, Span, usage
+from gateway.storage.usage import CONTAINED, SUMS, TABLES, Span, usage
 from gateway.telemetry import clock
 
 Row = dict[str, Any]
@@ -41,20 +41,39 @@ class Per(StrEnum):
 
 
 FORMS = {By.HOUR: "%Y-%m-%d %H:00", By.DAY: "%Y-%m-%d", By.MONTH: "%Y-%m"}
-HEADS = {"prompt_tokens": "PROMPT", "cached_tokens": "CACHED", "completion_tokens": "COMPLETION", "kv_cost": "KV COST"}
-COSTS = ("cost", "kv_cost")
+HEADS = {
+    "prompt_tokens": "PROMPT",
+    "cached_tokens": "CACHED",
+    "completion_tokens": "COMPLETION",
+    "kv_cost": "KV COST",
+    "contained_requests": "CONTAINED",
+    "contained_cost": "CHARGED",
+    "beyond_prompt_tokens": "BEYOND: PROMPT",
+    "beyond_completion_tokens": "COMPLETION",
+    "beyond_cost": "COST",
+}
+COSTS = ("cost", "kv_cost", "contained_cost", "beyond_cost")
+BILL = ("requests", *SUMS)
+"""What a bill says. It may be handed on, so it does not say who is contained: the defence account does."""
 
 Wanted = Annotated[str | None, typer.Option(metavar="NAME|ID", help="Only this one's.")]
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked: spans that begin in [since_ms, until_ms), for `only` (dimension -> name or id), a line `per`."""
+    """What is asked: spans that begin in [since_ms, until_ms), for `only` (dimension -> name or id), a line `per`;
+    the bill, or the defence account."""
 
     by: By
     since_ms: int
     until_ms: int
     only: Mapping[str, str]
     per: tuple[Per, ...]
+    defence: bool = False
+
+    @property
+    def amounts(self) -> tuple[str, ...]:
+        """What a line has, in the order of a table."""
+        return CONTAINED if self.defence else BILL
 
 
 def bill(
@@ -68,6 +87,14 @@ def bill(
     until: Annotated[str | None, typer.Option(help="Up to, and without, this instant. Default: now.")] = None,
     by: Annotated[By, typer.Option(help="A line for each of these, UTC.")] = By.DAY,
     per: Annotated[list[Per] | None, typer.Option(help="And for each of these. Default: organisation, model.")] = None,
+    defence: Annotated[
+        bool,
+        typer.Option(
+            "--defence",
+            help="The defence account: what contained requests were charged (to refund), and what they used beyond "
+            "that (to bill or to bear). Default: per principal.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
 ) -> None:
@@ -81,10 +108,11 @@ def bill(
         since_ms=start_of(month_start_ms(now_ms) if since is None else instant_ms(since, "--since", now_ms), by),
         until_ms=now_ms if until is None else start_of(instant_ms(until, "--until", now_ms), by),
         only={name: text for name, text in {**names, "model": model, "region": region}.items() if text is not None},
-        per=tuple(dict.fromkeys(per or (Per.ORGANISATION, Per.MODEL))),
+        per=tuple(dict.fromkeys(per or ((Per.PRINCIPAL,) if defence else (Per.ORGANISATION, Per.MODEL)))),
+        defence=defence,
     )
     lines = run(read_settings(), lambda database: answer(database, question))
-    total = {name: sum(line[name] for line in lines) for name in AMOUNTS}
+    total = {name: sum(line[name] for line in lines) for name in question.amounts}
     if as_json:
         typer.echo(msgspec.json.encode({"question": question, "lines": lines, "total": total}).decode())
     else:
@@ -103,6 +131,7 @@ async def answer(database: Database, question: Question) -> list[Row]:
             until_ms=question.until_ms,
             only=only,
             per=question.per,
+            contained=question.defence,
         )
         lines = merged(found, question)
         await add_names(connection, lines, question.per)
@@ -114,8 +143,8 @@ def merged(rows: Sequence[Row], question: Question) -> list[Row]:
     sums: dict[tuple[str, ...], Row] = {}
     for row in rows:
         head = {"start": shown(row["start_ms"], FORMS[question.by]), **{name.value: row[name] for name in question.per}}
-        line = sums.setdefault(tuple(head.values()), {**head, **dict.fromkeys(AMOUNTS, 0)})
-        for name in AMOUNTS:
+        line = sums.setdefault(tuple(head.values()), {**head, **dict.fromkeys(question.amounts, 0)})
+        for name in question.amounts:
             line[name] += row[name]
     return list(sums.values())
 
@@ -132,7 +161,7 @@ def as_text(lines: Sequence[Row], question: Question) -> str:
     """The lines as CSV with a head; costs in thousandths, as everywhere but in the table."""
     text = io.StringIO()
     names = [f"{name}_name" for name in question.per if name in NAMED]
-    writer = csv.DictWriter(text, ["start", *question.per, *names, *AMOUNTS], lineterminator="\n")
+    writer = csv.DictWriter(text, ["start", *question.per, *names, *question.amounts], lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue().rstrip("\n")
@@ -141,11 +170,13 @@ def as_text(lines: Sequence[Row], question: Question) -> str:
 def table(lines: Sequence[Row], total: Row, question: Question) -> str:
     """The lines for a person: names where there are any, cost units with three decimals, a total."""
     if not lines:
-        return "Nothing was used in this time."
+        return "Nothing was contained in this time." if question.defence else "Nothing was used in this time."
     heads = [question.by.upper(), *(name.upper() for name in question.per)]
-    heads += [HEADS.get(name, name.upper()) for name in AMOUNTS]
-    cells = [[line["start"], *(called(line, name) for name in question.per), *amounts(line)] for line in lines]
-    cells.append(["total", *("" for _ in question.per), *amounts(total)])
+    heads += [HEADS.get(name, name.upper()) for name in question.amounts]
+    cells = [
+        [line["start"], *(called(line, name) for name in question.per), *amounts(line, question)] for line in lines
+    ]
+    cells.append(["total", *("" for _ in question.per), *amounts(total, question)])
     widths = [max(len(row[i]) for row in [heads, *cells]) for i in range(len(heads))]
     texts = 1 + len(question.per)  # these stand left, numbers right
     rows = [
@@ -159,8 +190,8 @@ def called(line: Row, dimension: str) -> str:
     return str(line.get(f"{dimension}_name") or line[dimension] or "-")
 
 
-def amounts(line: Row) -> list[str]:
-    return [f"{line[name] / 1000:,.3f}" if name in COSTS else f"{line[name]:,}" for name in AMOUNTS]
+def amounts(line: Row, question: Question) -> list[str]:
+    return [f"{line[name] / 1000:,.3f}" if name in COSTS else f"{line[name]:,}" for name in question.amounts]
 
 
 def start_of(at_ms: int, by: By) -> int:

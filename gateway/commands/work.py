@@ -19,6 +19,7 @@ from gateway.storage.database import connect
 from gateway.telemetry import log
 from gateway.workers.ledger import run_ledger
 from gateway.workers.reclaimer import run_reclaimer
+from gateway.workers.retention import run_retention
 from gateway.workers.runner import Worker, run_workers
 
 
@@ -27,6 +28,7 @@ class Which(StrEnum):
 
     LEDGER = "ledger"
     RECLAIMER = "reclaimer"
+    RETENTION = "retention"
     ALL = "all"
 
 
@@ -56,6 +58,7 @@ def chosen(settings: Settings, which: Which) -> dict[str, Worker]:
     workers: dict[str, Worker] = {
         Which.LEDGER: partial(run_ledger, redis, database, partitions),
         Which.RECLAIMER: partial(run_reclaimer, redis, partitions),
+        Which.RETENTION: partial(run_retention, database),
     }
     return workers if which is Which.ALL else {which: workers[which]}
 

@@ -19,7 +19,7 @@ class Override(msgspec.Struct, frozen=True):
     model: str | None = None
 
 
-class Regard(msgspec.Struct, frozen=True, omit_defaults=True):
+class Regard(msgspec.Struct, frozen=True):
     """How a principal is regarded. `until_ms`: when `state` ends by itself and is `normal` again; None: never.
     `cluster`: the group of linked principals that it belongs to, empty for none. `never_contain`: no policy may."""
 

@@ -18,6 +18,7 @@
     ├── HeadTooLarge            431  code request_head_too_large
     ├── RateLimited             429  code rate_limit_exceeded
     ├── InsufficientQuota       429  code insufficient_quota: a budget is spent; retrying does not help
+    ├── Refused                      by a policy, with the status and code that it says
     ├── InternalError           500
     ├── UpstreamFailed          502  code upstream_error
     ├── Unavailable             503  a part that this request needs is gone
@@ -138,6 +139,20 @@ class InsufficientQuota(ApiError):
     status = 429
     type = "insufficient_quota"
     code = "insufficient_quota"
+
+
+class Refused(ApiError):
+    """Status and code are the policy's; `of` puts them there."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "permission_denied"
+
+    def of(self, status: int, code: str) -> "Refused":
+        """The same with this status and code."""
+        self.status, self.code = status, code
+        self.type = "requests" if status == 429 else "server_error" if status >= 500 else "invalid_request_error"
+        return self
 
 
 class InternalError(ApiError):

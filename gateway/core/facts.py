@@ -131,7 +131,7 @@ def texts_of(prompt: Prompt) -> tuple[str, ...]:
 def request_facts(prompt: Prompt, prompt_tokens: int, texts: tuple[str, ...]) -> RequestFacts:
     """The facts of a request whose prompt has so many tokens and these texts (`texts_of`)."""
     return RequestFacts(
-        endpoint=prompt.endpoint,
+        endpoint=_kind(prompt),
         model=prompt.model[:MAX_NAME],
         stream=prompt.stream,
         n=prompt.n,
@@ -140,3 +140,10 @@ def request_facts(prompt: Prompt, prompt_tokens: int, texts: tuple[str, ...]) ->
         messages=len(texts),
         text_length=sum(map(len, texts)),
     )
+
+
+def _kind(prompt: Prompt) -> str:
+    """KServe's generate is a completion: no rule is passed by another spelling of a request."""
+    if prompt.tensors and prompt.endpoint != "embeddings":
+        return "tensors"
+    return "completions" if prompt.endpoint == "generate" else prompt.endpoint

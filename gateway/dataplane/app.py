@@ -91,7 +91,8 @@ class DataPlane:
         services, caller = await self._caller(request)
         models = models_for(caller, services.models)
         told = _text(await standing_headers(services, caller))
-        return _json({"object": "list", "data": [_model(name, model) for name, model in models.items()]}, headers=told)
+        listed = [_model(name, model) for name, model in models.items() if not model.entry.hidden]
+        return _json({"object": "list", "data": listed}, headers=told)
 
     async def _show_model(self, request: Request) -> Response:
         services, caller = await self._caller(request)

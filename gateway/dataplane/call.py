@@ -3,31 +3,46 @@
 import hashlib
 import hmac
 from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 from gateway.core.caller import Caller
+from gateway.core.decision import Decision
 from gateway.core.delta import Delta, Usage
 from gateway.core.errors import ApiError, RateLimited
 from gateway.core.event import Outcome, RequestEvent
 from gateway.core.prompt import Prompt
+from gateway.core.record import Record
 from gateway.core.reservation import Reservation
+from gateway.dataplane.counting import Counting
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.measure import Measured
 from gateway.fleet.models import Served, ServedModel, region_of
 from gateway.fleet.tokens import Aside
 from gateway.limits.plans import Limit
+from gateway.limits.weights import Price
 from gateway.quota.note import cost_of
 from gateway.telemetry.log import AccessLine
 
+if TYPE_CHECKING:
+    from gateway.dataplane.disguise import Disguise
+
 CLIENT_LEFT = 499
 """The status recorded for a client that had left before there was one to tell it (nginx's convention)."""
+
+
+UNDECIDED = Decision(ruleset="", reason="")
 
 
 class Call:
     """One request. Filled in by the pipeline, step by step."""
 
     __slots__ = (
+        "begun",
         "caller",
         "choices",
+        "decision",
+        "disguise",
         "end_user",
         "endpoint",
         "error",
@@ -40,6 +55,7 @@ class Call:
         "outcome",
         "prompt",
         "prompt_tokens",
+        "record",
         "reservation",
         "routed_ms",
         "routes",
@@ -60,7 +76,11 @@ class Call:
         self.choices = 1
         self.end_user: str | None = None
         self.reservation: Reservation | None = None
+        self.decision: Decision | None = None
+        self.record: Record | None = None
+        self.disguise: Disguise | None = None
         self.prompt_tokens: dict[int, int] = {}
+        self.begun = False  # an answer is being made: an error is then a failure, and no refusal
         self.settled = False
         self.usage = Usage()
         self.finish_reason: str | None = None
@@ -81,17 +101,8 @@ class Call:
         return max((len(route) for route in self.routes), default=0)
 
     def count(self, delta: Delta) -> None:
-        """Add what a delta used. A prompt counts once, however many choices it has and however often it is told; of
-        several choices the later ones find the first one's prompt cached, which spares the client nothing."""
-        if self.choices == 1:
-            self.usage.prompt_tokens = delta.prompt_tokens or self.usage.prompt_tokens
-            self.usage.cached_tokens = delta.cached_tokens or self.usage.cached_tokens
-        elif delta.prompt_tokens:
-            text = delta.choice * len(self.texts) // self.choices
-            if self.prompt_tokens.get(text) != delta.prompt_tokens:
-                self.prompt_tokens[text] = delta.prompt_tokens
-                self.usage.prompt_tokens = sum(self.prompt_tokens.values())
-        self.usage.completion_tokens += delta.completion_tokens
+        """Add what a delta used, as the client is told it."""
+        count_into(self.usage, self.prompt_tokens, delta, self.choices, len(self.texts))
         if delta.finish_reason is not None and delta.choice == 0:
             self.finish_reason = delta.finish_reason
 
@@ -102,19 +113,22 @@ class Call:
 
     def kv_cost(self) -> int:
         """Thousandths of a cost unit for the KV cache held until now: each choice's prompt, and its output."""
-        if self.routed_ms is None or self.model is None:
+        return 0 if self.model is None else self.kv_cost_of(self.model.price, self.usage)
+
+    def kv_cost_of(self, price: Price, usage: Usage) -> int:
+        """The same for other usage at another price."""
+        if self.routed_ms is None:
             return 0
-        prompts = self.usage.prompt_tokens * self.choices // max(len(self.texts), 1)
-        held_ms = self.exchange.elapsed_ms() - self.routed_ms
-        return self.model.price.kv_cost(prompts, self.usage.completion_tokens, held_ms)
+        prompts = usage.prompt_tokens * self.choices // max(len(self.texts), 1)
+        return price.kv_cost(prompts, usage.completion_tokens, self.exchange.elapsed_ms() - self.routed_ms)
 
     def event(self) -> RequestEvent:
         """The event as things stand. Until the request settles its outcome reads `reclaimed`: what would be recorded
         should this process die on the way."""
         assert self.caller is not None and self.model is not None and self.prompt is not None
-        caller, price = self.caller, self.model.price
+        caller, price, decision = self.caller, self.model.price, self.decision or UNDECIDED
         kv_cost = self.kv_cost() if price.kv else 0
-        return RequestEvent(
+        event = RequestEvent(
             request=self.exchange.request_id,
             organisation=caller.organisation,
             project=caller.project,
@@ -141,7 +155,12 @@ class Call:
             region=region_of(self.model, self.upstream),
             attempts=self.attempts,
             end_user=self.end_user,
+            matched=decision.matched,
+            logged=decision.logged,
+            flags=decision.actions.flags,
+            record=self.record,
         )
+        return event if self.disguise is None else self.disguise.marked(event)
 
     def status(self) -> int:
         """The status told to the client, or about to be."""
@@ -176,20 +195,44 @@ class Call:
             upstream=self.upstream,
             attempts=self.attempts,
             finish_reason=self.finish_reason,
+            contained=self.disguise is not None,
             detail=error.detail if error else None,
         )
 
 
-async def charge_the_unanswered(call: Call, aside: Aside) -> None:
+def count_into(usage: Usage, prompts: dict[int, int], delta: Delta, choices: int, texts: int) -> None:
+    """Add what a delta used. A prompt counts once, however many choices it has and however often it is told; of several
+    choices the later ones find the first one's prompt cached, which spares the client nothing. `prompts`: tokens of
+    each text, where there are several choices."""
+    if choices == 1:
+        usage.prompt_tokens = delta.prompt_tokens or usage.prompt_tokens
+        usage.cached_tokens = delta.cached_tokens or usage.cached_tokens
+    elif delta.prompt_tokens:
+        text = delta.choice * texts // choices
+        if prompts.get(text) != delta.prompt_tokens:
+            prompts[text] = delta.prompt_tokens
+            usage.prompt_tokens = sum(prompts.values())
+    usage.completion_tokens += delta.completion_tokens
+
+
+def aside(counting: Counting, call: Call) -> Aside:
+    """What is long is counted when it is the principal's turn."""
+    assert call.caller is not None
+    return partial(counting.run, call.caller.principal)
+
+
+async def charge_the_unanswered(call: Call, turn: Aside) -> None:
     """A client left before the first token: the prompt was sent, and the model reads it, so it is charged; otherwise a
-    limit on tokens could be read past by leaving early. Long ones are counted `aside`; where too many wait for it, the
-    bound is charged."""
+    limit on tokens could be read past by leaving early. Long ones are counted when it is its `turn`; where too many
+    wait for one, the bound is charged."""
     if not isinstance(call.model, ServedModel) or call.usage.prompt_tokens:
         return
     call.usage.prompt_tokens = call.measured.ceiling.prompt_tokens
     if not call.measured.exact:
         with suppress(RateLimited):
-            call.usage.prompt_tokens = sum(await call.model.count_each(call.texts, aside))
+            call.usage.prompt_tokens = sum(await call.model.count_each(call.texts, turn))
+    if call.disguise is not None:
+        await call.disguise.read_by_none()
 
 
 def digest_end_user(pepper: bytes, caller: Caller, end_user: str | None) -> str | None:

@@ -1,6 +1,8 @@
 """All choices of one request as one sequence of deltas."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Protocol
 
 from gateway.core.delta import Delta
 from gateway.fleet.models import ServedModel
@@ -30,10 +32,21 @@ async def open_choices(
         raise
 
 
+class Source(Protocol):
+    """What can be read as a Choice is."""
+
+    @property
+    def finished(self) -> bool: ...
+
+    async def read(self) -> list[Delta]: ...
+
+    def close(self) -> None: ...
+
+
 class Several:
     """Several choices, read side by side; `read` has Choice's meaning, for all of them together."""
 
-    def __init__(self, choices: list[Choice]) -> None:
+    def __init__(self, choices: Sequence[Source]) -> None:
         self._reads = {asyncio.create_task(choice.read()): choice for choice in choices}
 
     @property

@@ -1,21 +1,22 @@
-"""THE request path: authenticate, parse, measure, admit, route, stream, settle. One named call a line."""
+"""THE request path: authenticate, parse, measure, admit, judge, shape, route, stream, settle. One named call a line."""
 
 import asyncio
-from functools import partial
+
+import msgspec
 
 from gateway.core.errors import ApiError, InternalError, RequestTimeout, Unavailable, UpstreamTimeout
 from gateway.core.event import Outcome
 from gateway.core.reservation import Denial, Reservation
 from gateway.dataplane.authenticate import authenticate, authorise, models_for
-from gateway.dataplane.call import Call, charge_the_unanswered, digest_end_user
+from gateway.dataplane.call import Call, aside, charge_the_unanswered, digest_end_user
 from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.judge import judge
 from gateway.dataplane.kinds import EndpointKind
 from gateway.dataplane.limits import Grant, denied, limits_unknown
 from gateway.dataplane.measure import counting_may_help
 from gateway.dataplane.record import record
 from gateway.dataplane.services import Services
 from gateway.dataplane.standing import headers_of
-from gateway.fleet.tokens import Aside
 from gateway.identity.directory import Known
 from gateway.quota.connection import RedisRefused, RedisUnavailable
 
@@ -55,19 +56,21 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
     await _measure(services, kind, call, grant)
     await _admit(services, kind, call, grant)
     await _check_epoch(services, kind, call, known)
+    judge(services, call)
+    call.begun = True
     await kind.answer(services, call, lambda: _complete(services, call))
 
 
 async def _measure(services: Services, kind: EndpointKind, call: Call, grant: Grant, **exactly: bool) -> None:
     call.measured = await kind.measure(
-        call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits, _aside(services, call), **exactly
+        call.prompt,
+        call.texts,
+        call.model,
+        grant.default_max_tokens,
+        call.limits,
+        aside(services.counting, call),
+        **exactly,
     )
-
-
-def _aside(services: Services, call: Call) -> Aside:
-    """What is long is counted when it is the principal's turn."""
-    assert call.caller is not None
-    return partial(services.counting.run, call.caller.principal)
 
 
 async def _admit(services: Services, kind: EndpointKind, call: Call, grant: Grant) -> None:
@@ -97,17 +100,13 @@ async def _reserve(services: Services, call: Call) -> Reservation | Denial:
 async def _check_epoch(services: Services, kind: EndpointKind, call: Call, known: Known) -> None:
     """A changed epoch means that a key of the organisation has changed: look this one up anew before it goes on. It may
     be less than it was; limits that have changed bind from the next request on."""
-    assert call.reservation is not None and call.prompt is not None
+    assert call.reservation is not None and call.prompt is not None and call.caller is not None
     epoch = call.reservation.epoch
     if epoch is None or epoch == known.epoch:
         return
-    try:
-        known = await authenticate(services, call.exchange, epoch)
-        authorise(known.caller, kind.scope, call.prompt.model)
-    except ApiError as error:
-        call.error = error  # its status is in the event that settles
-        _settle(services, call, "refused")
-        raise
+    known = await authenticate(services, call.exchange, epoch)
+    authorise(known.caller, kind.scope, call.prompt.model)
+    call.caller = msgspec.structs.replace(call.caller, regard=known.caller.regard)
 
 
 async def _stopped(services: Services, call: Call) -> None:
@@ -116,7 +115,7 @@ async def _stopped(services: Services, call: Call) -> None:
     if why == "gone":
         try:
             if call.attempts:
-                await charge_the_unanswered(call, _aside(services, call))
+                await charge_the_unanswered(call, aside(services.counting, call))
         finally:
             _settle(services, call, "cancelled")
     elif why == "body":
@@ -128,7 +127,8 @@ async def _stopped(services: Services, call: Call) -> None:
 
 async def _fail(services: Services, call: Call, error: ApiError) -> None:
     call.error = error
-    _settle(services, call, "timeout" if isinstance(error, UpstreamTimeout) else "failed")
+    timeout = isinstance(error, UpstreamTimeout)
+    _settle(services, call, "refused" if not call.begun else "timeout" if timeout else "failed")
     await asyncio.sleep(0)  # as in _complete
     await call.exchange.fail(error, await headers_of(services, call, error))
 

@@ -17,4 +17,8 @@ def record(services: Services, call: Call) -> None:
             tally.retry(name)
         if call.usage.prompt_tokens + call.usage.completion_tokens > call.tokens:
             tally.overrun(name)
+    if call.disguise is not None:
+        tally.containment(name)
+        services.evidence.keep(call.disguise.evidence())
+        call.disguise.close()
     services.access_log.add(call.line())

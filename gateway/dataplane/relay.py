@@ -1,13 +1,15 @@
 """From the backend's deltas to the client's bytes, as they come."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+from gateway.core.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.dataplane.call import Call
-from gateway.dataplane.generation import Several, open_choices
+from gateway.dataplane.disguise import Work
+from gateway.dataplane.generation import Several, Source, open_choices
 from gateway.dataplane.limits import limit_headers
 from gateway.dataplane.services import Services
-from gateway.fleet.models import ServedModel
-from gateway.fleet.router import Asked, Choice
+from gateway.dataplane.shape import shape
+from gateway.fleet.router import Asked
 from gateway.wire import answers
 
 MakeWriter = Callable[[str, str, int, bool], answers.Writer]
@@ -19,10 +21,7 @@ def relayed(make_writer: MakeWriter) -> Callable[[Services, Call, Settle], Await
     """How an endpoint whose answers are written so answers from generations."""
 
     async def answer(services: Services, call: Call, settle: Settle) -> None:
-        assert isinstance(call.model, ServedModel) and call.prompt is not None
-        asked = Asked(call.prompt.sampling, call.measured.max_tokens, call.exchange.header(b"traceparent"))
-        call.routes, call.routed_ms = [[] for _ in range(call.choices)], call.exchange.elapsed_ms()
-        choices = await open_choices(services.router, call.model, call.texts, call.prompt.n, asked, call.routes)
+        choices = await _opened(services, call)
         try:
             await relay(make_writer, call, choices, settle)
         finally:
@@ -32,12 +31,33 @@ def relayed(make_writer: MakeWriter) -> Callable[[Services, Call, Settle], Await
     return answer
 
 
-async def relay(make_writer: MakeWriter, call: Call, choices: list[Choice], settle: Settle) -> None:
+async def _opened(services: Services, call: Call) -> Sequence[Source]:
+    """The choices of a call, each with its first deltas there."""
+    work = await shape(services, call)
+    try:
+        return await _open(services, call, work)
+    except (Unavailable, UpstreamFailed, UpstreamTimeout):
+        if call.disguise is None or call.disguise.shadow is None:
+            raise
+        services.tally.misfit("shadow")  # nobody must see from an error that there is a decoy
+        call.disguise.close()
+        return await _open(services, call, await shape(services, call, shadow=False))
+
+
+async def _open(services: Services, call: Call, work: Work) -> Sequence[Source]:
+    assert call.prompt is not None
+    asked = Asked(call.prompt.sampling, work.max_tokens, call.exchange.header(b"traceparent"))
+    call.routes, call.routed_ms = [[] for _ in range(call.choices)], call.exchange.elapsed_ms()
+    choices = await open_choices(services.router, work.model, work.texts, call.prompt.n, asked, call.routes)
+    return choices if call.disguise is None else call.disguise.over(choices)
+
+
+async def relay(make_writer: MakeWriter, call: Call, choices: Sequence[Source], settle: Settle) -> None:
     """Answer from running choices. `settle` is called before the last bytes are handed to the client."""
     assert call.prompt is not None and call.reservation is not None
     prompt, created = call.prompt, call.exchange.arrived_ms // 1000
     writer = make_writer(call.exchange.request_id, prompt.model, created, prompt.include_usage)
-    source = choices[0] if len(choices) == 1 else Several(choices)
+    source: Source = choices[0] if len(choices) == 1 else Several(choices)
     answer = _stream if prompt.stream else _whole
     try:
         await answer(call, source, writer, settle)
@@ -46,7 +66,7 @@ async def relay(make_writer: MakeWriter, call: Call, choices: list[Choice], sett
             source.close()
 
 
-async def _stream(call: Call, source: Choice | Several, writer: answers.Writer, settle: Settle) -> None:
+async def _stream(call: Call, source: Source, writer: answers.Writer, settle: Settle) -> None:
     assert call.prompt is not None and call.reservation is not None
     exchange = call.exchange
     frames = b""
@@ -67,7 +87,7 @@ async def _stream(call: Call, source: Choice | Several, writer: answers.Writer, 
     await exchange.end_stream(b"%b%b%b" % (frames, usage, exchange.dialect.done))
 
 
-async def _whole(call: Call, source: Choice | Several, writer: answers.Writer, settle: Settle) -> None:
+async def _whole(call: Call, source: Source, writer: answers.Writer, settle: Settle) -> None:
     assert call.reservation is not None
     exchange = call.exchange
     gathered = [answers.Choice() for _ in range(call.choices)]

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from gateway.dataplane.counting import Counting
 from gateway.dataplane.limits import Plans
+from gateway.dataplane.spreads import Spreads
+from gateway.evidence.writer import Writer
 from gateway.fleet.health import Health
 from gateway.fleet.models import Served
 from gateway.fleet.router import Router
@@ -11,6 +13,7 @@ from gateway.identity.address import Networks
 from gateway.identity.directory import Directory
 from gateway.quota.keeper import Quota
 from gateway.quota.protocol import Connection
+from gateway.rules.inforce import InForce
 from gateway.telemetry.log import AccessLog
 from gateway.telemetry.metrics import Tally
 
@@ -22,6 +25,14 @@ class Bounds:
     body_bytes: int
     body_s: float
     request_s: float
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Keys of what must not be guessed: who is in a rollout, and whose phrase is whose."""
+
+    rollout: bytes
+    canary: bytes
 
 
 @dataclass(frozen=True)
@@ -40,4 +51,8 @@ class Services:
     quota: Quota
     tally: Tally
     access_log: AccessLog
+    policies: InForce
+    secrets: Secrets
+    evidence: Writer
+    spreads: Spreads
     counting: Counting = field(default_factory=Counting)

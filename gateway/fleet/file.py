@@ -91,7 +91,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     aliases: tuple[Name, ...] = ()
     owned_by: str = "catflap"
     hidden: bool = False
-    """No client sees it or may ask for it: a decoy, which a policy can name."""
+    """Not told by `/v1/models`: a decoy, or a honeypot that answers whoever knows its name."""
     triton: TritonModel
     endpoints: Annotated[tuple[Name, ...], Meta(min_length=1)]
     """Names of the endpoints that serve it."""
@@ -114,6 +114,8 @@ class Model(_Entry, frozen=True, forbid_unknown_fields=True, kw_only=True):
     chat_template: str | None = None
     """Path of a Jinja2 chat template, relative to the fleet file; without one the model takes no chats."""
     abilities: tuple[Ability, ...] = ()
+    cache_block_tokens: Positive = 16
+    """Tokens of a block of the backend's prefix cache, whose hits it reports in whole blocks."""
 
 
 class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -235,6 +237,8 @@ def _check(fleet: Fleet, name: str) -> None:
             raise FleetError(f"{name}: model {model.name!r}: cost.cached is above cost.prompt.")
         if missing := sorted(set(model.endpoints) - set(endpoints)):
             raise FleetError(f"{name}: model {model.name!r} names the endpoint {missing[0]!r}, which is not there.")
+        if set(model.endpoints) <= {endpoint.name for endpoint in fleet.endpoints if endpoint.covert}:
+            raise FleetError(f"{name}: model {model.name!r} has only covert endpoints: ordinary requests need another.")
     for tensors in fleet.tensor_models:
         _check_tensors(tensors, f"{name}: model {tensors.name!r}")
 

@@ -1,11 +1,11 @@
 """Models ready to serve: a fleet entry with its template, its token counter and its endpoints."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from gateway.core.errors import InvalidRequest, Unavailable
-from gateway.core.prompt import Prompt
+from gateway.core.prompt import Message, Prompt
 from gateway.core.tensor import LENGTH, Tensor
 from gateway.fleet.file import Endpoint, Fleet, Model, TensorModel
 from gateway.fleet.health import Health
@@ -13,6 +13,8 @@ from gateway.fleet.signature import Signature
 from gateway.fleet.template import Renderer, read_template
 from gateway.fleet.tokens import Aside, TokenCounter, count_each, read_counter
 from gateway.limits.weights import SCALE, Price, Weights, thousandths
+
+PROBE = "Answer as a system would."
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,17 @@ class ServedModel:
     counter: TokenCounter
     renderer: Renderer | None
     endpoints: tuple[Endpoint, ...]
+    """Those that take ordinary requests."""
     price: Price = field(default_factory=Price)
+    pools: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=dict)
+    """All of its endpoints, by the name of their pool."""
+    system_role: bool = True
+    """Whether its chat template takes system messages."""
+
+    def of_pool(self, pool: str) -> "ServedModel | None":
+        """The same model on the endpoints of one pool; None where it has none there."""
+        endpoints = self.pools.get(pool)
+        return None if endpoints is None else replace(self, endpoints=endpoints)
 
     def render(self, prompt: Prompt) -> tuple[str, ...]:
         """The texts that the model reads: one for a chat, one for each prompt of a completion."""
@@ -41,6 +53,10 @@ class ServedModel:
     def floor(self, text: str) -> int:
         """At least so many tokens is the text."""
         return self.counter.floor(text) + self.entry.special_tokens
+
+    def fits(self, texts: Sequence[str], max_tokens: int) -> bool:
+        """Whether each text and so many tokens of output certainly fit the context; False where counting may help."""
+        return max(map(self.bound, texts)) + max_tokens <= self.entry.context_tokens
 
     async def count_each(self, texts: Sequence[str], aside: Aside) -> list[int]:
         """Exactly so many tokens is each text, with what the backend adds; long ones are counted `aside`."""
@@ -105,18 +121,42 @@ def _elements(tensor: Tensor, strings_count: bool) -> int:
     return max(tensor.elements, len(tensor.data) - LENGTH.size * tensor.elements) if strings_count else 0
 
 
+def _ordinary(endpoints: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    return tuple(endpoint for endpoint in endpoints if not endpoint.covert)
+
+
+def by_pool(endpoints: Sequence[Endpoint]) -> dict[str, tuple[Endpoint, ...]]:
+    """The endpoints of each pool."""
+    pools: dict[str, tuple[Endpoint, ...]] = {}
+    for endpoint in endpoints:
+        pools[endpoint.pool] = (*pools.get(endpoint.pool, ()), endpoint)
+    return pools
+
+
+def takes_system(renderer: Renderer) -> bool:
+    """Whether a chat template puts system messages where the model reads them: some refuse or drop them."""
+    try:
+        return PROBE in renderer((Message("system", PROBE), Message("user", "?")))
+    except InvalidRequest:
+        return False
+
+
 def load_models(fleet: Fleet) -> dict[str, ServedModel]:
     """Every text model by each of its names. Raises FleetError when a template or tokenizer cannot be used."""
     endpoints = {endpoint.name: endpoint for endpoint in fleet.endpoints}
     served: dict[str, ServedModel] = {}
     for entry in fleet.models:
+        renderer = read_template(fleet.path(entry.chat_template)) if entry.chat_template else None
+        places = tuple(endpoints[name] for name in entry.endpoints)
         model = ServedModel(
             entry,
             frozenset(entry.abilities),
             read_counter(entry.tokenizer, fleet.path(entry.tokenizer)),
-            read_template(fleet.path(entry.chat_template)) if entry.chat_template else None,
-            tuple(endpoints[name] for name in entry.endpoints),
+            renderer,
+            _ordinary(places),
             price_of(entry),
+            by_pool(places),
+            renderer is None or takes_system(renderer),
         )
         for name in (entry.name, *entry.aliases):
             served[name] = model
@@ -129,8 +169,13 @@ def load_tensor_models(fleet: Fleet, health: Health) -> dict[str, ServedTensors]
     served: dict[str, ServedTensors] = {}
     for entry in fleet.tensor_models:
         counter = read_counter(entry.tokenizer, fleet.path(entry.tokenizer)) if entry.tokenizer else None
-        places = tuple(endpoints[name] for name in entry.endpoints)
+        places = _ordinary(tuple(endpoints[name] for name in entry.endpoints))
         model = ServedTensors(entry, counter, places, health, price_of(entry))
         for name in (entry.name, *entry.aliases):
             served[name] = model
     return served
+
+
+def text_models(models: Mapping[str, Served]) -> tuple[str, ...]:
+    """The names of those that generate text, each model's once."""
+    return tuple(sorted({model.entry.name for model in models.values() if isinstance(model, ServedModel)}))

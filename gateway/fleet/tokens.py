@@ -45,6 +45,9 @@ class TokenCounter(Protocol):
     async def count(self, text: str) -> int:
         """The number of tokens."""
 
+    def count_now(self, text: str) -> int:
+        """The same, on the event loop however long it takes."""
+
 
 class ByteCounter:
     """A model that reads bytes."""
@@ -55,7 +58,7 @@ class ByteCounter:
         """See TokenCounter."""
         return len(text) if text.isascii() else len(text.encode())
 
-    floor = bound
+    floor = count_now = bound
 
     async def count(self, text: str) -> int:
         """See TokenCounter."""
@@ -94,10 +97,11 @@ class TokenizerCounter:
     async def count_each(self, texts: Sequence[str], aside: Aside = asyncio.to_thread) -> list[int]:
         """`count` of each text, all of them `aside` when they are long together."""
         if sum(map(len, texts)) <= LONG_TEXT:
-            return [self._count(text) for text in texts]
-        return await aside(lambda: [self._count(text) for text in texts])
+            return [self.count_now(text) for text in texts]
+        return await aside(lambda: [self.count_now(text) for text in texts])
 
-    def _count(self, text: str) -> int:
+    def count_now(self, text: str) -> int:
+        """See TokenCounter."""
         # `encode_batch` lets other threads run meanwhile; `encode` does not.
         return len(self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
 

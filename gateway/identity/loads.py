@@ -16,6 +16,7 @@ from gateway.identity.issuers import Identity
 from gateway.identity.principals import ensure_principal, overrides_of
 from gateway.storage import directory
 from gateway.storage.database import Database
+from gateway.storage.regard import regard_of
 
 MAX_LOADS = 8  # at the database at a time, for credentials that are not remembered; as many more for those that are
 MAX_WAITING = 1024  # for a place among them
@@ -148,6 +149,8 @@ def entry_of_key(rows: directory.Rows, epoch: int | None, loaded_at: float) -> K
         scopes=None if scopes is None else frozenset(scopes),
         models=None if models is None else frozenset(models),
         tags=from_column(row["tags"]) or (),
+        created_at_ms=row["principal_created_at_ms"],
+        regard=regard_of(row),
         overrides=overrides_of(rows),
     )
     secrets = [Secret(row["digest"], row["pepper"])]
@@ -169,6 +172,8 @@ def entry_of_token(identity: Identity, rows: directory.Rows, epoch: int | None, 
         scopes=identity.scopes,
         models=identity.models,
         tags=identity.tags,
+        created_at_ms=row["principal_created_at_ms"],
+        regard=regard_of(row),
         overrides=overrides_of(rows),
     )
     return Known(caller, (), None, epoch, loaded_at, identity.networks)

@@ -9,12 +9,13 @@ import msgspec
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.core.caller import Override
+from gateway.core.caller import Override, Regard
 from gateway.core.ids import make_id
 from gateway.identity.epoch import tell_gateways
 from gateway.identity.names import BadName, check_name
 from gateway.storage import directory, tables
 from gateway.storage.database import Database
+from gateway.storage.regard import regard_of
 from gateway.telemetry import clock
 
 PERIODS: dict[str, tuple[str | None, ...]] = {
@@ -33,7 +34,7 @@ class BadOverride(ValueError):
 
 
 class PrincipalRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A principal with its parents, by id and name, and its own limits."""
+    """A principal with its parents, by id and name, how it is regarded, and its own limits."""
 
     id: str
     name: str
@@ -43,6 +44,7 @@ class PrincipalRecord(msgspec.Struct, frozen=True, kw_only=True):
     organisation: str
     organisation_name: str
     created_at_ms: int
+    regard: Regard
     limits: tuple[Override, ...]
 
 
@@ -139,7 +141,8 @@ async def load(connection: AsyncConnection, principal_id: str) -> PrincipalRecor
         project_name=row["project_name"],
         organisation=row["organisation"],
         organisation_name=row["organisation_name"],
-        created_at_ms=row["created_at_ms"],
+        created_at_ms=row["principal_created_at_ms"],
+        regard=regard_of(row),
         limits=overrides_of(rows),
     )
 

@@ -12,6 +12,8 @@ Rules go by priority, the highest first, then by id.
 
 from collections.abc import Iterator, Mapping
 
+import msgspec
+
 from gateway.core.decision import Actions, Decision, Held, Refusal
 from gateway.core.facts import Facts, Roll
 from gateway.policy.loader import Policy
@@ -35,8 +37,9 @@ def judge(facts: Facts, ruleset: Ruleset, roll: Roll, recorded: Mapping[str, boo
     found = ruleset.matcher.match(facts, answers)
     if found.unknown:
         raise Unrecorded(next(_at(ruleset.rules, found.unknown)).id)
-    if not (found.yes or found.failed or answers.given):
-        return ruleset.as_usual
+    if not (found.yes or found.failed):
+        given = answers.given
+        return msgspec.structs.replace(ruleset.as_usual, answers=given) if given else ruleset.as_usual
     return compose(facts, ruleset, roll, found.yes, found.failed, answers.given)
 
 

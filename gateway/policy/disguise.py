@@ -103,8 +103,12 @@ class Retelling:
         if delta.finish_reason == "length":  # at the cap, whoever counts
             tokens = self._max_tokens
         elif delta.finish_reason is not None:
-            tokens = min(max(self._count("".join(self._pieces)), 1), self._max_tokens)
+            tokens = max(self.tokens(), 1)
         return msgspec.structs.replace(delta, completion_tokens=tokens, cached_tokens=0, logprobs=None)
+
+    def tokens(self) -> int:
+        """Of what has come so far."""
+        return min(self._count("".join(self._pieces)), self._max_tokens)
 
 
 class Pace(NamedTuple):

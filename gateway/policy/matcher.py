@@ -4,7 +4,7 @@ Four things keep it cheap. Conditions are found by what they demand of state, en
 cannot hold are not evaluated. Atoms are evaluated by the chunk: one CEL expression gives a bit for each of up to
 `CHUNK` of them. What a chunk came to is remembered by the values of its variables, since principals ask again and
 again; atoms over the same variables share a chunk. And the client's words are looked at only where a condition's atoms
-leave it open.
+leave it open. Answers from a record are few and often alike: what formulas came to is remembered by them, too.
 
 An error in CEL is a *value*, and one of them spoils a whole mask: so an atom that can fail (it divides, say) stands in
 a chunk of its own. A condition that hangs on a failed atom does not hold, and is counted.
@@ -63,6 +63,10 @@ class Matcher:
                 place += 1
             evaluate = compile_formula(condition.formula, iter(range(first, place)))
             self._formulas.append((1 << index, evaluate))
+        self._asking = sum(rule for rule, _ in self._formulas)
+        self._atoms = (1 << place) - (1 << len(conditions))
+        self._subjects = _subjects(conditions)
+        self._recorded: dict[tuple[Any, ...], tuple[Matches, dict[str, bool]]] = {}
         compiler = environment()
         self._all = (1 << len(conditions)) - 1
         self._chunks = [_Chunk(compiler, members) for members in _chunks(placed)]
@@ -80,9 +84,21 @@ class Matcher:
                 some_true, some_failing = chunk.evaluate(facts)
                 true |= some_true
                 failing |= some_failing
-        yes, failed, unknown = true & self._plain, failing & self._plain, 0
+        yes, unknown, failed = true & self._plain & candidates, 0, failing & self._plain & candidates
+        asking = candidates & self._asking
+        if asking:
+            if answers.recorded is None:
+                found = self._ask(asking, true, failing, answers)
+            else:
+                found = self._remembered(asking, true & self._atoms, failing & self._atoms, facts, answers)
+            yes, unknown, failed = yes | found.yes, found.unknown, failed | found.failed
+        return Matches(yes, unknown, failed)
+
+    def _ask(self, asking: int, true: int, failing: int, answers: Answers) -> Matches:
+        """The formulas of these rules."""
+        yes = unknown = failed = 0
         for rule, evaluate in self._formulas:
-            if rule & candidates:
+            if rule & asking:
                 answers.missing = False
                 truth = evaluate(true, failing, answers)
                 if truth:
@@ -91,7 +107,21 @@ class Matcher:
                     unknown |= rule
                 elif truth is None:
                     failed |= rule
-        return Matches(yes & candidates, unknown, failed & candidates)
+        return Matches(yes, unknown, failed)
+
+    def _remembered(self, asking: int, true: int, failing: int, facts: Facts, answers: Answers) -> Matches:
+        """The same for recorded answers: they, the atoms and what else is asked of the facts settle it."""
+        assert answers.recorded is not None
+        asked = tuple([read(facts) for read in self._subjects])
+        key = (asking, true, failing, asked, tuple(answers.recorded.items()))
+        known = self._recorded.get(key)
+        if known is None:
+            known = self._ask(asking, true, failing, answers), answers.given
+            if len(self._recorded) >= REMEMBERED:
+                self._recorded.clear()
+            self._recorded[key] = known
+        answers.given = known[1]
+        return known[0]
 
     def _candidates(self, facts: Facts) -> int:
         candidates = self._all
@@ -100,6 +130,12 @@ class Matcher:
             if not candidates:
                 break
         return candidates
+
+
+def _subjects(conditions: Sequence[Condition]) -> list[Callable[[Facts], Any]]:
+    """What questions are about, other than words."""
+    asked = {each.subject for condition in conditions for each in condition.predicates if not each.of_words}
+    return [VARIABLES[name].of for name in sorted(asked)]
 
 
 class _Placed(NamedTuple):
@@ -162,6 +198,8 @@ class _Chunk:
             return (self._whole if value else 0, 0) if value is True or value is False else (0, self._whole)
         if type(value) is not int:
             return 0, self._whole
+        if not value:
+            return 0, 0
         return sum(place for number, place in enumerate(self._places) if value >> number & 1), 0
 
 

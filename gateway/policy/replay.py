@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gateway.core.decision import Decision
 from gateway.core.record import Record
 from gateway.policy.decide import compose, holds_back
-from gateway.policy.ruleset import Ruleset
+from gateway.policy.ruleset import AS_USUAL, Ruleset
 from gateway.policy.text import Answers
 
 
@@ -27,8 +27,10 @@ def replay(record: Record, ruleset: Ruleset) -> Replayed:
     facts = record.facts
     answers = Answers(facts, ruleset.tests, record.answers)
     found = ruleset.matcher.match(facts, answers)
-    if not (found.yes or found.unknown or found.failed or answers.given):
-        return Replayed(0, 0, 0, ruleset.as_usual)
+    if not (found.yes or found.unknown or found.failed):
+        given = answers.given
+        usual = Decision(ruleset=ruleset.version, reason=AS_USUAL, answers=given) if given else ruleset.as_usual
+        return Replayed(0, 0, 0, usual)
     decision = compose(facts, ruleset, record.roll, found.yes, found.failed, answers.given)
     undecided = found.unknown and _could_change(record, ruleset, found.yes, found.unknown)
     return Replayed(found.yes, found.unknown, found.failed, None if undecided else decision)
@@ -37,9 +39,12 @@ def replay(record: Record, ruleset: Ruleset) -> Replayed:
 def _could_change(record: Record, ruleset: Ruleset, yes: int, unknown: int) -> bool:
     """Whether a rule that may hold has an effect if it does: it is enforced, not held back, and no refusal that is
     certain comes before it."""
-    for index, policy in enumerate(ruleset.rules):
-        bit = 1 << index
-        if not (yes | unknown) & bit or policy.file.spec.mode != "enforce":
+    left = yes | unknown
+    while left:
+        bit = left & -left
+        left ^= bit
+        policy = ruleset.rules[bit.bit_length() - 1]
+        if policy.file.spec.mode != "enforce":
             continue
         if holds_back(policy, record.facts, record.roll) is not None:
             continue

@@ -113,7 +113,8 @@ class Answers:
 
     def __init__(self, facts: Facts, tests: Mapping[str, Test], recorded: Mapping[str, bool] | None = None) -> None:
         self._facts, self._tests = facts, tests
-        self._recorded = recorded
+        self.recorded = recorded
+        """None: the words are there."""
         self._words: str | None = None
         self.given: dict[str, bool] = {}
         """What was asked about the words, and answered."""
@@ -127,8 +128,8 @@ class Answers:
         answer = self.given.get(name)
         if answer is not None:
             return answer
-        if self._recorded is not None:
-            answer = self._recorded.get(name)
+        if self.recorded is not None:
+            answer = self.recorded.get(name)
             if answer is None:
                 self.missing = True
                 return None

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, RowMapping, Select, Table, and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.storage.regard import REGARD
 from gateway.storage.tables import key, organisation, principal, principal_limit, project
 from gateway.storage.upsert import insert
 
@@ -16,6 +17,7 @@ PARENTS = (
     principal.c.id.label("principal"),
     principal.c.name.label("principal_name"),
     principal.c.kind.label("principal_kind"),
+    principal.c.created_at_ms.label("principal_created_at_ms"),
     project.c.id.label("project"),
     project.c.name.label("project_name"),
     organisation.c.id.label("organisation"),
@@ -37,16 +39,16 @@ async def find_key(connection: AsyncConnection, key_id: str) -> Row | None:
 
 
 async def find_key_and_limits(connection: AsyncConnection, key_id: str) -> Rows:
-    """The key with its parents, once for each of its principal's own limits, or once with those columns null; nothing
-    where there is no such key. One query, so that both are of one moment."""
-    query = keys_with_parents(principal_limit).add_columns(*LIMIT).where(key.c.id == key_id)
+    """The key with its parents and how its principal is regarded, once for each of the principal's own limits, or once
+    with those columns null; nothing where there is no such key. One query, so that all are of one moment."""
+    query = keys_with_parents(principal_limit).add_columns(*REGARD, *LIMIT).where(key.c.id == key_id)
     return (await connection.execute(query)).mappings().all()
 
 
 async def find_principal_and_limits(connection: AsyncConnection, *where: ColumnElement[bool]) -> Rows:
     """A principal with its parents, in the same form."""
     source = principal.join(project).join(organisation).outerjoin(principal_limit)
-    query = select(*PARENTS, principal.c.created_at_ms, *LIMIT).select_from(source).where(*where)
+    query = select(*PARENTS, *REGARD, *LIMIT).select_from(source).where(*where)
     ordered = query.order_by(principal_limit.c.measure, principal_limit.c.per, principal_limit.c.model)
     return (await connection.execute(ordered)).mappings().all()
 

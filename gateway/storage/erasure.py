@@ -1,7 +1,8 @@
 """Erasure of a principal's personal data: what names the person goes, what was used stays, under nobody's name.
 
-Goes: the principal's row and all rows that hang on it (its keys with their names and bounds), its id and its keys' ids
-in events, roll-ups and spend, its end users' digests, and the bodies of rejected entries that name it. Stays: events
+Goes: the principal's row and all rows that hang on it (its keys with their names and bounds; how it was regarded; its
+canaries; evidence), its id and its keys' ids in events, roll-ups, spend and readings of evidence, its end users'
+digests, the records of its decisions, and the bodies of rejected entries that name it. Stays: events
 and sums without them (bills, capacity), and a digest of the id, so that events which come later (from a stream, a
 gateway's memory, an import) are booked under nobody's name too.
 """
@@ -17,11 +18,15 @@ from gateway.storage.database import Database
 from gateway.storage.ledger import ERASED, digest_of, one_writer
 from gateway.storage.tables import (
     METADATA,
+    canary,
     erased_principal,
+    evidence,
+    evidence_reading,
     key,
     ledger_reject,
     principal,
     project,
+    regard_change,
     request_event,
     spend,
     usage_day,
@@ -61,6 +66,7 @@ async def erase_principal(database: Database, principal_id: str, now_ms: int) ->
         keys = await move_sums(connection, principal_id)
         done.keys = len(keys)
         done.rejects = await empty_rejects(connection, {principal_id, *keys})
+        await forget_containment(connection, principal_id)
         await delete_rows(connection, principal, [principal_id])
     done.events = await rename_events(database, principal_id)
     return done
@@ -96,6 +102,14 @@ async def move_sums(connection: AsyncConnection, principal_id: str) -> set[str]:
     await move_rows(connection, spend, spend.c.subject == principal_id, {"subject": nobody["principal"]})
     await move_rows(connection, spend, spend.c.subject.in_(keys), {"subject": nobody["key"]})
     return keys
+
+
+async def forget_containment(connection: AsyncConnection, principal_id: str) -> None:
+    """What is kept of a principal because it was contained. Who read evidence, when and why stays, without whose."""
+    for column in (regard_change.c.principal_id, canary.c.principal, evidence.c.principal):
+        await connection.execute(delete(column.table).where(column == principal_id))
+    read = update(evidence_reading).where(evidence_reading.c.principal == principal_id)
+    await connection.execute(read.values(principal=ERASED["principal"]))
 
 
 async def empty_rejects(connection: AsyncConnection, ids: set[str]) -> int:

@@ -11,6 +11,7 @@ from gateway.storage.upsert import insert
 from gateway.storage.usage import Row
 
 PAGE = 1000
+RECORDS = 5000  # they are short
 AT_ONCE = 5000  # rows that one transaction throws away: the ledger waits for no more than these
 
 
@@ -53,3 +54,29 @@ async def prune(database: Database, before_ms: int, now_ms: int) -> int:
         pruned += gone.rowcount
         if gone.rowcount < AT_ONCE:
             return pruned
+
+
+async def records(
+    database: Database, *, since_ms: int, until_ms: int, size: int = RECORDS
+) -> AsyncIterator[Sequence[tuple[str, str | None]]]:
+    """(request, its record in JSON or None) of the events that arrived in [since_ms, until_ms), as `pages` gives
+    them."""
+    at_ms, request = request_event.c.at_ms, request_event.c.request
+    query = select(at_ms, request, request_event.c.record).where(at_ms < until_ms).order_by(at_ms, request).limit(size)
+    last_ms, last = since_ms, ""
+    while True:
+        behind = query.where(at_ms >= last_ms, or_(at_ms > last_ms, and_(at_ms == last_ms, request > last)))
+        async with database.read() as connection:
+            rows = (await connection.execute(behind)).all()
+        if not rows:
+            return
+        yield [(row[1], row[2]) for row in rows]
+        last_ms, last = rows[-1][0], rows[-1][1]
+
+
+async def find(database: Database, request: str) -> Row | None:
+    """The event of a request; None: it is not booked (yet, or any more)."""
+    async with database.read() as connection:
+        found = await connection.execute(select(request_event).where(request_event.c.request == request))
+        row = found.mappings().one_or_none()
+    return None if row is None else dict(row)

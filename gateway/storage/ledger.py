@@ -21,8 +21,9 @@ Position = tuple[int, int]
 """A stream entry's id, `ms-seq`."""
 
 WRITER_LOCK = 0x6C6564676572  # "ledger": any number will do that nobody else takes
-ERASED = {"principal": "prin_erased", "key": "key_erased", "end_user": None}
-"""What an erased principal's events say instead; one for all, so that nothing links them to each other either."""
+ERASED = {"principal": "prin_erased", "key": "key_erased", "end_user": None, "record": None}
+"""What an erased principal's events say instead; one for all, so that nothing links them to each other either. A record
+goes whole: it holds the client's address and what it called itself."""
 
 
 class Booked(NamedTuple):

@@ -18,7 +18,9 @@ Span = Literal["hour", "day"]
 
 DIMENSIONS = ("organisation", "project", "principal", "key", "model", "region", "outcome")
 SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost", "kv_cost")
-AMOUNTS = ("requests", *SUMS)
+CONTAINED = ("contained_requests", "contained_cost", "beyond_prompt_tokens", "beyond_completion_tokens", "beyond_cost")
+"""The defence account: contained requests, what they were charged, and what they used beyond that."""
+AMOUNTS = ("requests", *SUMS, *CONTAINED)
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 TABLES: Mapping[Span, tuple[Table, int]] = {"hour": (usage_hour, HOUR_MS), "day": (usage_day, DAY_MS)}
@@ -45,11 +47,16 @@ def rolled_up(changes: Iterable[Change], span_ms: int) -> list[dict[str, Any]]:
             if row is not None:
                 place = (row["at_ms"] - row["at_ms"] % span_ms, *(row[name] or "" for name in DIMENSIONS))
                 amounts = sums.setdefault(place, [0] * len(AMOUNTS))
-                amounts[0] += sign
-                for i, name in enumerate(SUMS, 1):
-                    amounts[i] += sign * row[name]
+                for i, amount in enumerate(_amounts(row)):
+                    amounts[i] += sign * amount
     names = ("start_ms", *DIMENSIONS, *AMOUNTS)
     return [dict(zip(names, (*place, *amounts), strict=True)) for place, amounts in sums.items()]
+
+
+def _amounts(row: Row) -> tuple[int, ...]:
+    """What one event adds to each of `AMOUNTS`."""
+    contained = (1, row["cost"]) if row["contained"] else (0, 0)
+    return (1, *(row[name] for name in SUMS), *contained, *(row[name] for name in CONTAINED[2:]))
 
 
 async def add_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
@@ -79,9 +86,11 @@ async def usage(
     until_ms: int,
     only: Mapping[str, Sequence[str]],
     per: Sequence[str],
+    contained: bool = False,
 ) -> list[dict[str, Any]]:
     """Sums for each span that begins in [since_ms, until_ms) and each combination of the dimensions in `per`, in that
-    order; `only` bounds dimensions to these values. Reads roll-ups, never events."""
+    order; `only` bounds dimensions to these values, `contained` to sums with contained requests in them. Reads
+    roll-ups, never events."""
     table, _ = TABLES[span]
     groups = [table.c.start_ms, *(table.c[name] for name in per)]
     sums = [func.sum(table.c[name]).label(name) for name in AMOUNTS]
@@ -90,7 +99,8 @@ async def usage(
         .where(table.c.start_ms >= since_ms, table.c.start_ms < until_ms)
         .where(*(table.c[name].in_(values) for name, values in only.items()))
         .group_by(*groups)
-        .having(func.sum(table.c.requests) > 0)  # a span that a settlement took its only request from
+        # a span that a settlement took its only request from has none
+        .having(func.sum(table.c.contained_requests if contained else table.c.requests) > 0)
         .order_by(*groups)
     )
     rows = (await connection.execute(query)).mappings()

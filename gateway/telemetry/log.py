@@ -102,6 +102,7 @@ class AccessLine(msgspec.Struct, omit_defaults=True):
     upstream: str | None = None
     attempts: int = 0
     finish_reason: str | None = None
+    contained: bool = False
     detail: str | None = None
 
 

@@ -9,6 +9,8 @@ from collections import defaultdict
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from gateway.core.decision import Decision
+
 FOLD_S = 1.0
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -37,6 +39,14 @@ outbox_resent = Counter("catflap_outbox_resent", "Settlements sent again because
 outbox_dropped = Counter("catflap_outbox_dropped", "Settlements that are guarded no longer: too many are unconfirmed")
 gateways_live = Gauge("catflap_gateways_live", "Gateways that live, as last heard", multiprocess_mode="livemax")
 local_decisions = Counter("catflap_local_decisions", "Requests judged while Redis was away", ["decision"])
+policy_matches = Counter(
+    "catflap_policy_matches", "Requests on which a policy took effect, or would have", ["policy", "mode"]
+)
+policy_failures = Counter(
+    "catflap_policy_condition_failures", "Conditions that were neither true nor false", ["policy"]
+)
+contained = Counter("catflap_contained_requests", "Requests served otherwise than they were told", ["model"])
+policy_misfits = Counter("catflap_policy_misfits", "Actions that could not be carried out as said", ["action"])
 models_ready = Gauge(
     "catflap_models_ready", "1 when an endpoint serves the model", ["model"], multiprocess_mode="livemax"
 )
@@ -58,6 +68,9 @@ class Tally:
         self._denials: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._retries: defaultdict[str, int] = defaultdict(int)
         self._overruns: defaultdict[str, int] = defaultdict(int)
+        self._decisions: list[Decision] = []
+        self._contained: defaultdict[str, int] = defaultdict(int)
+        self._misfits: defaultdict[str, int] = defaultdict(int)
         self._durations: list[tuple[str, float]] = []
         self._first_tokens: list[tuple[str, float]] = []
 
@@ -89,6 +102,18 @@ class Tally:
         """A backend counted more tokens than the upper bound that was reserved: its fleet entry is wrong."""
         self._overruns[model] += 1
 
+    def decision(self, decision: Decision) -> None:
+        """Some policy had something to say."""
+        self._decisions.append(decision)
+
+    def containment(self, model: str) -> None:
+        """A request was served otherwise than it was told."""
+        self._contained[model] += 1
+
+    def misfit(self, action: str) -> None:
+        """An action could not be carried out as a policy says it."""
+        self._misfits[action] += 1
+
     def fold(self) -> None:
         """Hand everything over to Prometheus."""
         for (endpoint, model, status), n in _drain(self._requests):
@@ -103,9 +128,23 @@ class Tally:
             retries.labels(model).inc(n)
         for model, n in _drain(self._overruns):
             overruns.labels(model).inc(n)
+        self._fold_policies()
         _observe(durations, self._durations)
         _observe(first_tokens, self._first_tokens)
         in_flight.set(self.in_flight)
+
+    def _fold_policies(self) -> None:
+        for decision in self._decisions:
+            for mode, policies in (("enforce", decision.matched), ("log", decision.logged)):
+                for policy in policies:
+                    policy_matches.labels(policy, mode).inc()
+            for policy in decision.failed:
+                policy_failures.labels(policy).inc()
+        self._decisions.clear()
+        for model, n in _drain(self._contained):
+            contained.labels(model).inc(n)
+        for action, n in _drain(self._misfits):
+            policy_misfits.labels(action).inc(n)
 
     async def keep_folding(self) -> None:
         """Fold for ever; one task a process."""

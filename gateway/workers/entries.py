@@ -9,6 +9,7 @@ from gateway.core import event
 from gateway.core.event import RequestEvent
 from gateway.storage.budgets import Account, accounts_of
 from gateway.storage.ledger import Position
+from gateway.storage.rows import row_of
 from gateway.telemetry import clock
 from gateway.workers.streams import START, Entry
 
@@ -16,6 +17,8 @@ MAX_TEXT = 256  # the columns' length
 MAX_COUNT = 10**12  # tokens, milliseconds, thousandths: a million such events still add up in 64 bits
 MAX_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
 MAX_BODY = 65_536
+MAX_RECORD = 16_384  # bytes of a record in JSON; an event with a longer one is booked without it
+MAX_NAMES = 1000  # in a list: policies of a ruleset
 LATE = "older than what has been pruned"
 OUT_OF_BOUNDS = "a value out of bounds"
 OTHER_VERSION = "of another version"
@@ -35,7 +38,7 @@ class Batch:
             if isinstance(read, str):
                 self.rejects.append(reject_of(entry, read))
             else:
-                self.rows.append(msgspec.structs.asdict(read))
+                self.rows.append(row_of(read))
                 self._entries.setdefault(read.request, []).append(entry)
 
     def reject(self, requests: Iterable[str], reason: str) -> list[dict[str, Any]]:
@@ -68,7 +71,11 @@ def read_event(body: bytes | None) -> RequestEvent | str:
         return "not JSON"
     if found.v != event.VERSION:
         return OTHER_VERSION
-    return found if 0 <= found.at_ms <= MAX_TIME and all(map(storable, counts_and_texts(found))) else OUT_OF_BOUNDS
+    if not (0 <= found.at_ms <= MAX_TIME and all(map(storable, counts_and_texts(found)))):
+        return OUT_OF_BOUNDS
+    if found.record is not None and len(msgspec.json.encode(found.record)) > MAX_RECORD:
+        return msgspec.structs.replace(found, record=None)
+    return found
 
 
 class Versioned(msgspec.Struct):
@@ -86,14 +93,16 @@ def version_of(body: bytes) -> int:
 
 
 def counts_and_texts(found: RequestEvent) -> Iterator[object]:
-    """All its values but the instant."""
-    return (value for name, value in msgspec.structs.asdict(found).items() if name != "at_ms")
+    """All its values but the instant, and the record, which is bounded as a whole."""
+    return (getattr(found, name) for name in RequestEvent.__struct_fields__ if name not in ("at_ms", "record"))
 
 
 def storable(value: object) -> bool:
     """Whether both databases take it, and their sums too."""
     if isinstance(value, str):
         return len(value) <= MAX_TEXT and "\0" not in value
+    if isinstance(value, tuple):
+        return len(value) <= MAX_NAMES and all(map(storable, value))
     return not isinstance(value, int) or 0 <= value <= MAX_COUNT
 
 

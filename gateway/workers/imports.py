@@ -7,6 +7,7 @@ import msgspec
 from gateway.core.event import VERSION, RequestEvent
 from gateway.storage import ledger
 from gateway.storage.database import Database
+from gateway.storage.rows import row_of
 from gateway.workers.entries import MAX_BODY, OTHER_VERSION, read_event
 
 BATCH = 1000
@@ -63,7 +64,7 @@ def events_in(lines: Iterable[bytes]) -> Iterator[RequestEvent]:
 
 async def book(database: Database, events: list[RequestEvent], done: Imported) -> None:
     async with database.write() as connection:
-        booked = await ledger.book(connection, [msgspec.structs.asdict(event) for event in events])
+        booked = await ledger.book(connection, [row_of(event) for event in events])
     done.booked += booked.changed
     done.pruned += len(booked.late)
     done.known += len(events) - booked.changed - len(booked.late)

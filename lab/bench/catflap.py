@@ -76,7 +76,7 @@ class Catflap:
             "CATFLAP_DATA_DIR": str(folder / "var"),
             "CATFLAP_REDIS_URL": redis_url,
             "CATFLAP_FLEET": str(fleet),
-            "CATFLAP_POLICIES": str(_policies()),
+            "CATFLAP_POLICIES": str(shipped_policies()),
             "CATFLAP_PORT": str(self.port),
             "CATFLAP_METRICS_PORT": str(self.metrics_port),
             "CATFLAP_WORK_METRICS_PORT": "0",
@@ -189,7 +189,7 @@ def program() -> Path:
     return program
 
 
-def _policies() -> Path:
+def shipped_policies() -> Path:
     """The policies of the checkout, or of the installed package."""
     found = [path for path in (ROOT / "policies", ROOT / "gateway" / "share" / "policies") if path.is_dir()]
     if not found:

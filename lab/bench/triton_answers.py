@@ -59,7 +59,7 @@ def stream(chunks: int) -> list[bytes]:
     return events
 
 
-def control_answers() -> dict[bytes, bytes]:
+def control_answers(models: tuple[str, ...] = ("mock", "mock-stream")) -> dict[bytes, bytes]:
     """Path -> response of every GET that a Triton client asks before it trusts a server."""
     server = {"name": "triton", "version": "2.51.0", "extensions": ["model_configuration", "generate"]}
     answers = {
@@ -67,7 +67,7 @@ def control_answers() -> dict[bytes, bytes]:
         "/v2/health/live": json_answer("200 OK"),
         "/v2/health/ready": json_answer("200 OK"),
     }
-    for model in ("mock", "mock-stream"):
+    for model in models:
         for path in (f"/v2/models/{model}", f"/v2/models/{model}/versions/1"):
             answers[path] = json_answer("200 OK", _metadata(model))
             answers[f"{path}/ready"] = json_answer("200 OK")

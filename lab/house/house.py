@@ -89,11 +89,14 @@ class House:
             one.stop()
         self.redis.stop()
 
-    def policies_for(self, gateway: int, plans: Plans) -> None:
-        """Give one gateway policy files of its own: a fault for instruments to find. Before `start`."""
+    def policies_for(self, gateway: int, plans: Plans) -> Path:
+        """Give one gateway a folder of policy files of its own, and a data directory, where it keeps the rules that it
+        had last. Before `start`."""
         folder = self.folder / f"policies-{gateway}"
         write_plans(folder, plans, self._weights)
-        self.gateways[gateway] = self._gateway(gateway, {"CATFLAP_POLICIES": str(folder)})
+        own = {"CATFLAP_POLICIES": str(folder), "CATFLAP_DATA_DIR": str(self.folder / f"var-{gateway}")}
+        self.gateways[gateway] = self._gateway(gateway, own)
+        return folder
 
     async def key(self, organisation: str, project: str, principal: str, plan: str) -> IssuedKey:
         """A new key."""

@@ -13,7 +13,15 @@ from tests.support.redis import RedisServer
 
 
 def plane(database_url: str, redis_url: str, folder: Path) -> Starlette:
-    return create(database_url, redis_url, token=b"admin token", pepper=PEPPER, partitions=64, plans=folder)
+    return create(
+        database_url,
+        redis_url,
+        token=b"admin token",
+        pepper=PEPPER,
+        partitions=64,
+        plans=folder,
+        evidence_secrets=["made up"],
+    )
 
 
 @pytest.fixture

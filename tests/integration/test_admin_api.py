@@ -15,18 +15,24 @@ from starlette.testclient import TestClient
 
 from gateway.admin.api import Api
 from gateway.admin.app import create
+from gateway.admin.evidence import EvidenceRoutes
 from gateway.admin.guard import Guard
+from gateway.canary.phrase import phrase_of, words_of
 from gateway.core.caller import Override
 from gateway.core.errors import Unauthenticated
 from gateway.core.ids import partition_of
+from gateway.evidence.seal import Seal
+from gateway.evidence.writer import Evidence, Writer
 from gateway.identity.directory import Directory, Known
 from gateway.identity.keys import parse_token
 from gateway.quota.client import connect_redis
 from gateway.quota.keys import epoch_key
 from gateway.storage.database import connect
+from gateway.telemetry import clock
 from tests.support.databases import PEPPER
 from tests.support.redis import RedisServer
 
+EVIDENCE_SECRET = "a secret for evidence"
 TOKEN = "the admin token of these tests, made up"
 AUTHORISED = {"authorization": f"Bearer {TOKEN}"}
 NEW = {"organisation": "acme", "project": "web", "plan": "free", "principal": "ann"}
@@ -36,7 +42,15 @@ def plane(database_url: str, redis_url: str, folder: Path) -> Starlette:
     plans = folder / "plans"
     plans.mkdir(exist_ok=True)
     (plans / "free.yaml").touch()
-    return create(database_url, redis_url, token=TOKEN.encode(), pepper=PEPPER, partitions=64, plans=plans)
+    return create(
+        database_url,
+        redis_url,
+        token=TOKEN.encode(),
+        pepper=PEPPER,
+        partitions=64,
+        plans=plans,
+        evidence_secrets=[EVIDENCE_SECRET],
+    )
 
 
 @pytest.fixture
@@ -298,9 +312,41 @@ def test_a_fault_tells_nothing_of_itself(sqlite_url: str, monkeypatch: pytest.Mo
         raise RuntimeError("planted secret")
 
     monkeypatch.setattr("gateway.admin.api.show_key", fail)
-    api = Api(connect(sqlite_url), connect_redis("unix:///nonexistent", timeout_s=1), 64, PEPPER, tmp_path)
+    database, redis = connect(sqlite_url), connect_redis("unix:///nonexistent", timeout_s=1)
+    api = Api(database, redis, 64, PEPPER, tmp_path, EvidenceRoutes(database, Seal(["made up"])))
     with contextlib.suppress(RuntimeError), TestClient(api.app(), raise_server_exceptions=False) as client:
         answer = client.get("/keys/key_1")
         assert answer.status_code == 500
         assert "planted" not in answer.text
     asyncio.run(api.database.close())
+
+
+def test_evidence_is_listed_read_with_a_reason_and_the_reading_is_listed(api: TestClient, database_url: str) -> None:
+    async def keep() -> None:
+        database = connect(database_url)
+        writer = Writer(database, Seal([EVIDENCE_SECRET]), days=30)
+        writer.keep(Evidence("req_1", "org_1", "prin_1", clock.now_ms(), b"asked", b"sent", ("answered",)))
+        writer.gave("prin_1", words_of(b"k", "prin_1"), 5)
+        await writer.close()
+        await database.close()
+
+    asyncio.run(keep())
+    (row,) = api.get("/api/v1/evidence").json()["data"]
+    assert row["request"] == "req_1"
+    assert "content" not in row
+    assert api.post("/api/v1/evidence/req_1/readings", json={"reader": "ann"}).status_code == 400
+    assert api.post("/api/v1/evidence/req_1/readings", json={"reader": "ann", "reason": ""}).status_code == 400
+    assert api.post("/api/v1/evidence/req_2/readings", json={"reader": "ann", "reason": "why"}).status_code == 404
+    assert api.get("/api/v1/evidence-readings").json()["data"] == []
+    with structlog.testing.capture_logs() as lines:
+        opened = api.post("/api/v1/evidence/req_1/readings", json={"reader": "ann", "reason": "ticket 7"}).json()
+    assert opened["content"] == [["asked", 0], ["sent", 0], [["answered", 0]], 0]
+    assert [line["event"] for line in lines] == ["evidence_read"]
+    assert "answered" not in str(lines)
+    (reading,) = api.get("/api/v1/evidence-readings", params={"principal": "prin_1"}).json()["data"]
+    assert (reading["request"], reading["reader"], reading["reason"]) == ("req_1", "ann", "ticket 7")
+    pasted = {"text": f"so: {phrase_of(words_of(b'k', 'prin_1'))}!"}
+    (found,) = api.post("/api/v1/canaries/trace", json=pasted).json()["data"]
+    assert (found["principal"], found["at"]) == ("prin_1", 4)
+    assert api.post("/api/v1/canaries/trace", json={"text": "nothing of interest"}).json() == {"data": []}
+    assert api.post("/api/v1/canaries/trace", json={"text": " "}).status_code == 400

@@ -18,6 +18,7 @@ from gateway.quota.keys import events_key
 from gateway.storage import events
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import require_head
+from gateway.storage.rows import event_of
 from gateway.workers.budgets import Budgets
 from gateway.workers.imports import Imported, import_events
 from gateway.workers.ledger import Ledger
@@ -156,7 +157,7 @@ async def test_an_older_backup_is_made_whole_from_an_export(
     await append(redis, 0, made(20, 45))
     await drain(ledger_of(redis, database))
     pages = events.pages(database, since_ms=0, until_ms=2**62)
-    exported = [line_of(RequestEvent(**row)) async for page in pages for row in page]
+    exported = [line_of(event_of(row)) async for page in pages for row in page]
     await database.close()
     restored = connect(restore(backup))
     assert await import_events(restored, exported) == Imported(booked=25, known=20)

@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
 import pytest
 import typer
 from redis.asyncio import Redis
@@ -15,15 +14,19 @@ from typer.testing import CliRunner, Result
 from gateway.commands.erase import erase
 from gateway.core import event
 from gateway.core.event import RequestEvent
+from gateway.core.facts import ClientFacts, Facts, Roll
 from gateway.core.ids import partition_of
+from gateway.core.record import Record
 from gateway.identity.issue import IssuedKey, issue_key, show_key
+from gateway.identity.regard import contain
 from gateway.limits.budget import month_of
 from gateway.quota.client import connect_redis
 from gateway.quota.keys import epoch_key, events_key
 from gateway.storage import erasure, ledger
 from gateway.storage.budgets import spent
 from gateway.storage.database import Database, connect
-from gateway.storage.tables import METADATA, principal_limit
+from gateway.storage.rows import row_of
+from gateway.storage.tables import METADATA, canary, evidence, evidence_reading, principal_limit, regard_change
 from gateway.workers.budgets import Budgets
 from gateway.workers.erasure import erase_everywhere, erase_pending
 from gateway.workers.imports import import_events
@@ -59,7 +62,7 @@ def event_of(key: IssuedKey, number: int, **fields: Any) -> RequestEvent:
 
 async def book(database: Database, *events: RequestEvent) -> None:
     async with database.write() as connection:
-        await ledger.book(connection, [msgspec.structs.asdict(one) for one in events])
+        await ledger.book(connection, [row_of(one) for one in events])
 
 
 def ledger_of(redis: Redis, database: Database, batch: int = 500) -> Ledger:
@@ -112,6 +115,36 @@ async def test_nothing_names_the_person_afterwards_and_the_sums_stay(database: D
     await ledger_of(redis, database).round()
     assert (await totals(database))["requests"] == 11
     await audit(database)
+
+
+async def test_what_was_kept_of_a_contained_principal_goes_too_and_nothing_of_others(
+    database: Database, redis: Redis
+) -> None:
+    ann, ben = await person(database), await person(database, "Ben")
+    told = Record(facts=Facts(client=ClientFacts(ip="192.0.2.7", user_agent="anns-agent/1")), roll=Roll(), ruleset="r")
+    bens = Record(facts=Facts(client=ClientFacts(ip="192.0.2.8")), roll=Roll(), ruleset="r")
+    for who in (ann, ben):
+        await contain(database, redis, PARTITIONS, who.record.principal, author="op", reason="test")
+        named = {"principal": who.record.principal, "at_ms": 1}
+        async with database.write() as connection:
+            phrase = {"principal": named["principal"], "words": '["a"]', "first_at_ms": 1, "last_at_ms": 1}
+            await connection.execute(canary.insert().values(**phrase))
+            kept = {"request": f"req_{named['principal']}"[:20], "organisation": who.record.organisation, **named}
+            await connection.execute(evidence.insert().values(**kept, expires_at_ms=2, body=b"sealed"))
+            reading = {"request": kept["request"], "reader": "op", "reason": "r", **named}
+            await connection.execute(evidence_reading.insert().values(**reading))
+    await book(database, event_of(ann, 1, record=told), event_of(ben, 2, record=bens))
+    await append(redis, partition_of(ann.record.organisation, PARTITIONS), [event_of(ann, 3, record=told)])
+    assert await erase_everywhere(database, redis, PARTITIONS, ann.record.principal)
+    left = await everything(database, redis)
+    for trace in (ann.record.principal, "192.0.2.7", "anns-agent"):
+        assert trace not in left
+    assert "192.0.2.8" in left
+    async with database.read() as connection:
+        for table in (regard_change, canary, evidence):
+            assert len((await connection.execute(select(table))).all()) == 1
+        readers = (await connection.execute(select(evidence_reading.c.principal))).scalars().all()
+    assert set(readers) == {"prin_erased", ben.record.principal}
 
 
 async def test_what_comes_late_from_anywhere_is_booked_under_nobodys_name(database: Database, redis: Redis) -> None:

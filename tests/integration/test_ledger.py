@@ -14,11 +14,14 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.core import event
+from gateway.core.facts import ClientFacts, Facts, Roll
+from gateway.core.record import Record
 from gateway.quota.client import connect_redis
 from gateway.quota.keys import events_key
 from gateway.storage import ledger as storage
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import migrate
+from gateway.storage.rows import event_of
 from gateway.storage.tables import request_event
 from gateway.workers import ledger as room
 from gateway.workers.budgets import Budgets
@@ -89,13 +92,17 @@ async def test_every_field_of_an_event_comes_to_rest_in_its_column(database: Dat
     written = make_event(
         1, stream=True, finish_reason="stop", reserved_tokens=99, choices=2, ttft_ms=12, duration_ms=40,
         upstream="triton-1", region="north", attempts=2, end_user="digest", cached_tokens=7, cost=21, kv_cost=4,
+        beyond_prompt_tokens=5, beyond_cached_tokens=4, beyond_completion_tokens=3, beyond_cost=2, contained=True,
+        shadow="pool:decoy", canary_said=True, matched=("cat", "slow"), logged=("fresh",), flags=("probe",),
+        record=Record(facts=Facts(client=ClientFacts(ip="::1")), roll=Roll(2**64 - 1, 7), ruleset="v1",
+                      answers={"p1": True}),
     )  # fmt: skip
     await append(redis, 2, [written])
     await drain(ledger_of(redis, database))
     async with database.read() as connection:
         row = (await connection.execute(request_event.select())).mappings().one()
         assert (await storage.cursors(connection)).keys() == {2}
-    assert event.RequestEvent(**row) == written
+    assert event_of(dict(row)) == written
     assert await lengths(redis) == [0] * PARTITIONS
 
 

@@ -95,7 +95,10 @@ async def test_the_difference_counts_when_a_settlement_replaces_a_reclaimers_est
     database: Database, redis: Redis
 ) -> None:
     estimate = make_event(1, outcome="reclaimed", completion_tokens=2, cost=20, kv_cost=1, cached_tokens=4)
-    settled = make_event(1, completion_tokens=9, cost=90, kv_cost=3, cached_tokens=8, region="north")
+    defence = {"beyond_prompt_tokens": 40, "beyond_completion_tokens": 1, "beyond_cost": 60}
+    settled = make_event(
+        1, completion_tokens=9, cost=90, kv_cost=3, cached_tokens=8, region="north", contained=True, **defence
+    )
     await append(redis, 0, [estimate])
     await drain(ledger_of(redis, database))
     month, _ = month_of(settled.at_ms)
@@ -103,7 +106,8 @@ async def test_the_difference_counts_when_a_settlement_replaces_a_reclaimers_est
     await append(redis, 0, [settled, estimate, settled])
     await drain(ledger_of(redis, database))
     expected = {"requests": 1, "prompt_tokens": 10, "cached_tokens": 8, "completion_tokens": 9, "cost": 90}
-    assert await totals(database) == {**expected, "kv_cost": 3}
+    contained = {"contained_requests": 1, "contained_cost": 90, **defence}
+    assert await totals(database) == {**expected, "kv_cost": 3, **contained}
     assert await spent(database, [("org_1", ""), ("key_1", "demo")], month) == [90, 90]
     await audit(database)
 

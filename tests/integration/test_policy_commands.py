@@ -302,7 +302,15 @@ async def test_each_change_is_published_once_with_its_number(database: Database,
 def api(database_url: str, redis_server: RedisServer, tmp_path: Path) -> Iterator[TestClient]:
     plans = tmp_path / "policies" / "plans"
     write_policy(tmp_path / "policies", flag="local")
-    plane = create(database_url, redis_server.url, token=TOKEN.encode(), pepper=PEPPER, partitions=64, plans=plans)
+    plane = create(
+        database_url,
+        redis_server.url,
+        token=TOKEN.encode(),
+        pepper=PEPPER,
+        partitions=64,
+        plans=plans,
+        evidence_secrets=("a secret of the tests",),
+    )
     with TestClient(plane, headers={"authorization": f"Bearer {TOKEN}"}) as client:
         yield client
 

@@ -15,10 +15,14 @@ from typer.testing import CliRunner, Result
 
 from gateway.commands import events as events_command
 from gateway.commands.usage import bill
+from gateway.core import event
 from gateway.core.event import RequestEvent, event_schema
+from gateway.core.facts import ClientFacts, Facts, PrincipalFacts, Roll
+from gateway.core.record import Record
 from gateway.storage import ledger
 from gateway.storage.database import Database, connect
 from gateway.storage.migrate import migrate
+from gateway.storage.rows import row_of
 from gateway.storage.tables import organisation
 from tests.support.books import audit, totals
 from tests.support.events import make_event
@@ -58,7 +62,7 @@ def on(url: str, work: Any) -> Any:
 def book(url: str, events: Sequence[RequestEvent]) -> None:
     async def work(database: Database) -> None:
         async with database.write() as connection:
-            await ledger.book(connection, [msgspec.structs.asdict(event) for event in events])
+            await ledger.book(connection, [row_of(each) for each in events])
 
     on(url, work)
 
@@ -132,6 +136,64 @@ def test_usage_as_csv_is_read_by_a_spreadsheet(url: str) -> None:
     ]
 
 
+def contained(number: int, **fields: Any) -> RequestEvent:
+    """A request that was told 10 + 5 tokens and charged for them, and used more."""
+    record = Record(
+        request=f"req_{number:032x}",
+        facts=Facts(principal=PrincipalFacts(id="prin_1", state="contained", score=2.5), client=ClientFacts(ip="::1")),
+        roll=Roll(subject=2**64 - 1, request=3),
+        ruleset="v1",
+        answers={"p123": True},
+    )
+    values: dict[str, Any] = {
+        "contained": True,
+        "cost": 1000,
+        "beyond_prompt_tokens": 30,
+        "beyond_cached_tokens": 20,
+        "beyond_completion_tokens": 2,
+        "beyond_cost": 700,
+        "shadow": "pool:decoy",
+        "canary_said": True,
+        "matched": ("cat", "slow"),
+        "logged": ("fresh",),
+        "flags": ("probe",),
+        "record": record,
+    }
+    return make_event(number, **{**values, **fields})
+
+
+def test_the_defence_account_says_what_to_refund_and_what_was_used_beyond_and_the_bill_says_neither(url: str) -> None:
+    estimate = make_event(7, at_ms=NOVEMBER + 7, cost=90, outcome="reclaimed")
+    book(url, [*november(), estimate])
+    settled = contained(7, at_ms=NOVEMBER + 7)
+    other = contained(8, at_ms=NOVEMBER + 8, principal="prin_2", beyond_cost=0)
+    book(url, [settled, other])
+    on(url, audit)
+    lines, total = asked("--defence", "--by", "month")
+    assert [(line["principal"], line["contained_requests"], line["contained_cost"], line["beyond_cost"])
+            for line in lines] == [("prin_1", 1, 1000, 700), ("prin_2", 1, 1000, 0)]  # fmt: skip
+    assert total == {
+        "contained_requests": 2,
+        "contained_cost": 2000,
+        "beyond_prompt_tokens": 60,
+        "beyond_completion_tokens": 4,
+        "beyond_cost": 700,
+    }
+    said = catflap("usage", "--since", "2025-11-01", "--until", "2025-12-01", "--by", "month", "--defence")
+    assert said.stdout.splitlines() == [
+        "MONTH    PRINCIPAL  CONTAINED  CHARGED  BEYOND: PROMPT  COMPLETION   COST",
+        "2025-11  prin_1             1    1.000              30           2  0.700",
+        "2025-11  prin_2             1    1.000              30           2  0.000",
+        "total                       2    2.000              60           4  0.700",
+    ]
+    assert asked("--defence", "--per", "model", "--org", "org_2") == ([], dict.fromkeys(total, 0))
+    none = catflap("usage", "--defence", "--since", "2020-01-01", "--until", "2020-02-01")
+    assert none.stdout == "Nothing was contained in this time.\n"
+    for line in (*asked()[0], asked()[1]):  # a bill may be handed to whom it is for
+        assert not [name for name in line if "contained" in name or "beyond" in name]
+    assert "contained" not in catflap("usage", "--since", "2025-11-01", "--csv").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -152,18 +214,21 @@ def test_what_is_exported_can_be_imported_elsewhere_and_again(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = make_event(5, stream=True, ttft_ms=3, finish_reason="stop", upstream="e0", end_user="digest", attempts=2)
-    book(url, [*november(), full])
+    shadowed = contained(6)
+    book(url, [*november(), full, shadowed])
     exported = catflap("events", "export").stdout_bytes
     lines = [json.loads(line) for line in exported.splitlines()]
-    assert [line["v"] for line in lines] == [1] * 5
+    assert [line["v"] for line in lines] == [1] * 6
+    assert shadowed in [event.decode(line) for line in exported.splitlines()]
     assert [line["at_ms"] for line in lines] == sorted(line["at_ms"] for line in lines)
 
     elsewhere = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     migrate(elsewhere)
     monkeypatch.setenv("CATFLAP_DATABASE_URL", elsewhere)
-    for expected in ("5 booked, 0 there already\n", "0 booked, 5 there already\n"):
+    for expected in ("6 booked, 0 there already\n", "0 booked, 6 there already\n"):
         assert catflap("events", "import", "-", stdin=exported).stdout == expected
-        assert on(elsewhere, totals)["cost"] == 12_000
+        assert on(elsewhere, totals)["cost"] == 13_000
+        assert on(elsewhere, totals)["beyond_cost"] == 700
         on(elsewhere, audit)
     assert catflap("events", "export").stdout_bytes == exported
 

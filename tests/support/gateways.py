@@ -1,4 +1,5 @@
-"""Real gateway processes over a real Redis, SQLite and two scriptable Tritons, started once for the session.
+"""Real gateway processes over a real Redis, SQLite and three scriptable Tritons, started once for the session; the
+third is a decoy, which ordinary requests never meet.
 
 Tests of this world share one event loop (`pytestmark = in_the_world`), so that the Tritons answer between them too.
 Each takes a key in an organisation of its own; who breaks a part mends it.
@@ -269,9 +270,13 @@ def write_files(folder: Path, ports: Sequence[int]) -> None:
     fleet = {
         "apiVersion": "catflap/v1",
         "kind": "Fleet",
-        "endpoints": [{"name": f"e{i}", "http": f"http://127.0.0.1:{port}"} for i, port in enumerate(ports)],
+        "endpoints": [
+            {"name": "e0", "http": f"http://127.0.0.1:{ports[0]}"},
+            {"name": "e1", "http": f"http://127.0.0.1:{ports[1]}"},
+            {"name": "decoy", "http": f"http://127.0.0.1:{ports[2]}", "pool": "decoy", "covert": True},
+        ],
         "models": [
-            {"name": "demo", "endpoints": ["e0", "e1"], **model},
+            {"name": "demo", "endpoints": ["e0", "e1", "decoy"], **model},
             {"name": "solo", "endpoints": ["e0"], **model},
             {"name": "dear", "endpoints": ["e0"], "cost": DEAR, "kv_bytes_per_token": 1 << 30, **model},
         ],
@@ -289,7 +294,7 @@ async def whole_world() -> AsyncIterator[World]:
     """Started once."""
     with tempfile.TemporaryDirectory(prefix="cf-world-") as name:
         folder = Path(name)
-        tritons = [FakeTriton(), FakeTriton()]
+        tritons = [FakeTriton(), FakeTriton(), FakeTriton()]
         for triton in tritons:
             await triton.start()
         write_files(folder, [triton.port for triton in tritons])

@@ -28,7 +28,7 @@ class SlowCounter(TokenizerCounter):
         self.let, self.begun = threading.Semaphore(0), list[str]()
         self.threads: set[str] = set()
 
-    def _count(self, text: str) -> int:
+    def count_now(self, text: str) -> int:
         self.begun.append(text[0])
         self.threads.add(threading.current_thread().name)
         assert self.let.acquire(timeout=10)
@@ -115,7 +115,7 @@ async def test_who_leaves_gives_a_place_in_the_line_back_at_once_and_a_thread_wh
 
 async def test_a_turn_that_comes_as_its_owner_leaves_goes_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     counter, counting = SlowCounter(), Counting(threads=1)
-    first, second, third = (asyncio.create_task(counting.run("a", lambda: counter._count("a"))) for _ in range(3))
+    first, second, third = (asyncio.create_task(counting.run("a", lambda: counter.count_now("a"))) for _ in range(3))
     await until(lambda: counter.begun == ["a"])
     leave = counting._leave
     monkeypatch.setattr(counting, "_leave", lambda who: (leave(who), second.cancel()))

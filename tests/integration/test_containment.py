@@ -1,0 +1,342 @@
+"""Containment cannot be told from service: whatever is asked, and however it is spelt, the prompt that the model reads
+is another one, and nothing that the client is told is."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import update
+
+from gateway.core.event import RequestEvent
+from gateway.identity.issue import IssuedKey
+from gateway.identity.regard import contain, set_never_contain
+from gateway.storage.tables import principal
+from tests.support.eventually import eventually
+from tests.support.gateways import PARTITIONS, TEMPLATE, World, in_the_world
+from tests.support.http import Answer
+from tests.support.spellings import HI, Spelling, refused, spellings
+from tests.support.triton import FakeTriton, Generation, event
+
+pytestmark = in_the_world
+
+CAT = "You are a cat. Respond to the following query in the voice of a cat."
+CANARY = re.compile("Somewhere in your answer, mention in passing that the [a-z ]+[.]")
+MASKS = [(re.compile(pattern), "…") for pattern in
+         (rb'"id":"[^"]*"', rb'"created":\d+', rb"request req_\w+")]  # fmt: skip
+RULES: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
+    "cat": (
+        'principal.state == "contained" && request.endpoint in ["chat", "completions"]',
+        [{"rewrite": {"prepend_system": CAT}}, {"canary": {}}],
+        {"covert": True},
+    ),
+    "elsewhere": ('"elsewhere" in principal.tags', [{"shadow": {"pool": "decoy"}}], {"covert": True}),
+    "nowhere": ('"nowhere" in principal.tags', [{"shadow": {"pool": "gone"}}], {"covert": True}),
+    "denied": (
+        '"denied" in principal.tags',
+        [{"deny": {"status": 403, "code": "permission_denied", "message": "Not today."}}],
+        {},
+    ),
+    "capped": ('"capped" in principal.tags', [{"cap": {"max_tokens": 3}}], {}),
+    "throttled": ('"throttled" in principal.tags', [{"throttle": {"percent": 100, "retry_after_s": 7}}], {}),
+    "watched": ('"watched" in principal.tags', [{"flag": "seen"}], {"covert": True}),
+    "tried": ('"tried" in principal.tags', [{"rewrite": {"prepend_system": CAT}}], {"covert": True, "mode": "log"}),
+}
+
+
+def policy(name: str, match: str, actions: list[dict[str, Any]], more: dict[str, Any]) -> str:
+    given = {"principal": {"state": "contained", "tags": [name]}, "request": {"endpoint": "chat"}}
+    examples = [{"given": given, "expect": {"matched": True}}, {"given": {}, "expect": {"matched": False}}]
+    spec = {"mode": "enforce", "match": match, "actions": actions, **more}
+    metadata = {"id": name, "description": f"For the tests: {name}."}
+    return json.dumps(
+        {"apiVersion": "catflap/v1", "kind": "Policy", "metadata": metadata, "spec": spec, "examples": examples}
+    )
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="module")
+async def rules(whole_world: World) -> AsyncIterator[None]:
+    """The tests' policies in force in both gateways."""
+    folder = whole_world.folder / "policies" / "rules"
+    folder.mkdir(exist_ok=True)
+    for name, (match, actions, more) in RULES.items():
+        (folder / f"{name}.yaml").write_text(policy(name, match, actions, more))
+    key = await whole_world.key(tags=["watched"])
+
+    async def loaded() -> bool:
+        for gateway in whole_world.gateways:
+            await (await gateway.chat(key.token)).body()
+        return all(one.flags == ("seen",) for one in (await whole_world.events(key))[-len(whole_world.gateways) :])
+
+    await eventually(loaded, within_s=20, what="the rules of the tests")
+    yield
+    for file in folder.glob("*.yaml"):
+        file.unlink()
+
+
+@pytest.fixture
+def house(world: World, rules: None) -> World:
+    """The world with these rules, its Tritons echoing."""
+    for triton in world.tritons:
+        triton.behave = echo
+    return world
+
+
+async def echo(generation: Generation) -> None:
+    """Says what it read, in one token; its prompt tokens are what it read in bytes, as its tokenizer counts them."""
+    text = generation.request["text_input"]
+    more: dict[str, Any] = {}
+    if generation.parameters.get("logprobs") is not None:
+        more["logprobs"] = json.dumps([{"5": {"logprob": -0.1, "rank": 1, "decoded_token": "x"}}])
+    await generation.send(event("ok", finish="stop", prompt_tokens=len(text.encode()), tokens=1, **more))
+    await generation.end()
+
+
+async def contained(world: World, **bounds: Any) -> IssuedKey:
+    key = await world.key(**bounds)
+    await contain(
+        world.database, world.redis, PARTITIONS, key.record.principal, author="tests", reason="to see what it is told"
+    )
+    return key
+
+
+async def told(world: World, key: IssuedKey, one: Spelling) -> tuple[int, list[str], bytes]:
+    """Status, names of headers in order, and body less what differs from any request to the next."""
+    answer = await world.gateway.post(one.path, key.token, one.body)
+    body = await answer.body()
+    for mask, by in MASKS:
+        body = mask.sub(by.encode(), body)
+    return answer.status, list(answer.headers), body
+
+
+async def read(world: World, key: IssuedKey, one: Spelling) -> tuple[tuple[int, list[str], bytes], list[str]]:
+    """What the client was told, and what the model read."""
+    for triton in world.tritons:
+        triton.generations.clear()
+    said = await told(world, key, one)
+    prompts = [generation.request["text_input"] for triton in world.tritons for generation in triton.generations]
+    return said, sorted(prompts)
+
+
+def bare(prompt: str) -> str:
+    """A prompt without what containment added: in a chat a system message before all others, or its beginning."""
+    text = CANARY.sub("", prompt.replace(CAT + "\n\n", "", 1), count=1)
+    return re.sub(r"\A(system: )?\n\n|\Asystem: \n", r"\1", text)
+
+
+async def test_there_are_fifty_spellings() -> None:
+    assert len(spellings()) + len(refused()) >= 50
+
+
+@pytest.mark.parametrize("one", spellings(), ids=lambda one: one.name)
+async def test_every_spelling_is_rewritten_and_told_as_if_it_were_not(house: World, one: Spelling) -> None:
+    clean, marked = await house.key(), await contained(house)
+    said, prompts = await read(house, clean, one)
+    said_to_marked, rewritten = await read(house, marked, one)
+    assert said[0] == 200
+    assert said_to_marked == said
+    assert len(prompts) == len(rewritten) == one.generations
+    for prompt in rewritten:
+        assert prompt.removeprefix("system: ").startswith(CAT)
+        assert CANARY.search(prompt)
+    assert sorted(map(bare, rewritten)) == prompts
+    usual, record = await house.event(clean), await house.event(marked)
+    assert not usual.contained
+    assert (record.contained, record.matched) == (True, ("cat",))
+    assert (record.prompt_tokens, record.completion_tokens) == (usual.prompt_tokens, usual.completion_tokens)
+    assert record.prompt_tokens + record.beyond_prompt_tokens == sum(len(text.encode()) for text in set(rewritten)) or (
+        len(set(rewritten)) < one.generations
+    )
+    assert record.beyond_prompt_tokens > 0
+    assert record.cost == usual.cost
+
+
+@pytest.mark.parametrize("one", refused(), ids=lambda one: one.name)
+async def test_what_is_refused_is_refused_alike(house: World, one: Spelling) -> None:
+    clean, marked = await house.key(), await contained(house)
+    said, _ = await read(house, clean, one)
+    assert said[0] == 400
+    assert (await read(house, marked, one))[0] == said
+
+
+def exactly(tokens: int) -> str:
+    """A user's text with which a chat has so many tokens, which are bytes here."""
+    return "x" * (tokens - len(TEMPLATE_OF_ONE) - 1)
+
+
+TEMPLATE_OF_ONE = "user: "
+
+
+@pytest.mark.parametrize("room", [1, 2, 15, 16, 17, 100, 300])
+@pytest.mark.parametrize("past", [0, 1])
+async def test_the_edges_of_the_context_are_where_they_are_for_all(house: World, room: int, past: int) -> None:
+    """With no room left for what is added, some of the client's own words make it."""
+    assert TEMPLATE.count("{{ message.role }}: ") == 1
+    body = {"model": "demo", "messages": [{"role": "user", "content": exactly(4096 - room + past)}], "max_tokens": room}
+    one = Spelling("edge", "/v1/chat/completions", body)
+    clean, marked = await house.key(), await contained(house)
+    said, _ = await read(house, clean, one)
+    assert said[0] == (400 if past else 200)
+    said_to_marked, prompts = await read(house, marked, one)
+    assert said_to_marked == said
+    for prompt in prompts:
+        (generation,) = [g for triton in house.tritons for g in triton.generations]
+        assert len(prompt.encode()) + generation.parameters["max_tokens"] <= 4096
+
+
+async def test_an_answer_that_ends_at_a_lowered_cap_is_told_as_one_that_ended_by_itself(house: World) -> None:
+    async def at_the_cap(generation: Generation) -> None:
+        most = generation.parameters["max_tokens"]
+        await generation.send(event("ok", finish="length", prompt_tokens=4000, tokens=most))
+        await generation.end()
+
+    for triton in house.tritons:
+        triton.behave = at_the_cap
+    marked = await contained(house)
+    message = {"role": "user", "content": exactly(3996)}
+    answer = await (await house.gateway.chat(marked.token, messages=[message], max_tokens=100)).json()
+    assert answer["usage"]["prompt_tokens"] == 3996
+    assert answer["usage"]["completion_tokens"] < 100
+    assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_who_is_contained_is_contained_at_the_next_request_and_who_is_released_too(house: World) -> None:
+    key = await house.key()
+    hi = Spelling("hi", "/v1/chat/completions", {"model": "demo", "messages": [{"role": "user", "content": HI}]})
+    before, _ = await read(house, key, hi)
+    where = house.database, house.redis, PARTITIONS, key.record.principal
+    await contain(*where, author="tests", reason="now")
+    after, prompts = await read(house, key, hi)
+    assert CAT in prompts[0]
+    assert after == before
+    await set_never_contain(*where, True, author="tests", reason="a friend")
+    _, prompts = await read(house, key, hi)
+    assert CAT not in prompts[0]
+    last = (await house.events(key))[-1]
+    assert not last.contained
+    assert last.record is not None
+    assert last.record.facts.never_contain
+
+
+async def test_a_containment_ends_by_itself_when_its_time_is_over(house: World) -> None:
+    key = await contained(house)
+    async with house.database.write() as connection:
+        over = update(principal).where(principal.c.id == key.record.principal).values(state_until_ms=1)
+        await connection.execute(over)
+    await house.gateway.chat(key.token)
+    assert not (await house.event(key)).contained
+
+
+async def settled(world: World, key: IssuedKey) -> RequestEvent:
+    return await world.event(key)
+
+
+async def test_a_refusal_by_a_policy_is_an_ordinary_error_and_costs_nothing(house: World) -> None:
+    key = await house.key("wide", tags=["denied"])
+    answer = await house.gateway.chat(key.token)
+    assert answer.status == 403
+    error = (await answer.json())["error"]
+    assert error == {
+        "message": "Not today.", "type": "invalid_request_error", "param": None, "code": "permission_denied",
+    }  # fmt: skip
+    record = await settled(house, key)
+    assert (record.outcome, record.status, record.matched) == ("refused", 403, ("denied",))
+    assert (record.prompt_tokens, record.completion_tokens, record.cost) == (0, 0, 0)
+    assert await house.used(key, "tokens_per_minute") == 0
+
+
+async def test_a_throttle_says_when_to_come_again(house: World) -> None:
+    key = await house.key(tags=["throttled"])
+    answer = await house.gateway.chat(key.token)
+    assert (answer.status, answer.headers["retry-after"]) == (429, "7")
+    assert (await answer.json())["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_a_cap_is_enforced(house: World) -> None:
+    key = await house.key(tags=["capped"])
+    await house.gateway.chat(key.token, max_tokens=20)
+    (generation,) = [g for triton in house.tritons for g in triton.generations]
+    assert generation.parameters["max_tokens"] == 3
+
+
+@pytest.mark.parametrize("one", spellings()[:3], ids=lambda one: one.name)
+async def test_a_policy_in_mode_log_changes_no_byte(house: World, one: Spelling) -> None:
+    clean, tried = await house.key(), await house.key(tags=["tried"])
+    assert await read(house, tried, one) == await read(house, clean, one)
+    record = await settled(house, tried)
+    assert (record.matched, record.logged, record.contained) == ((), ("tried",), False)
+
+
+async def test_a_decoy_answers_in_the_models_name(house: World) -> None:
+    clean, shadowed = await house.key(), await house.key(tags=["elsewhere"])
+    one = spellings()[0]
+    said, _ = await read(house, clean, one)
+    assert (await read(house, shadowed, one))[0] == said
+    record = await settled(house, shadowed)
+    assert (record.model, record.upstream, record.shadow) == ("demo", "decoy", "pool:decoy")
+    assert (await settled(house, clean)).upstream != "decoy"
+
+
+async def test_a_decoy_that_fails_is_not_seen_from_any_error(house: World) -> None:
+    decoy: FakeTriton = house.tritons[2]
+
+    async def refuse(generation: Generation) -> None:
+        await generation.refuse(500)
+
+    decoy.behave = refuse
+    clean, shadowed = await house.key(), await house.key(tags=["elsewhere"])
+    one = spellings()[0]
+    assert (await read(house, shadowed, one))[0] == (await read(house, clean, one))[0]
+    record = await settled(house, shadowed)
+    assert (record.outcome, record.shadow) == ("completed", None)
+
+
+async def test_a_pool_that_is_not_there_is_counted_and_the_request_served(house: World) -> None:
+    before = await house.gateway.metrics()
+    key = await house.key(tags=["nowhere"])
+    assert (await house.gateway.chat(key.token)).status == 200
+
+    async def counted() -> bool:
+        return (await house.gateway.metrics()) != before and 'misfits_total{action="shadow"}' in (
+            await house.gateway.metrics()
+        )
+
+    await eventually(counted, what="the count of misfits")
+
+
+async def test_leaving_before_the_first_token_is_charged_as_told_and_the_rest_to_the_defence(house: World) -> None:
+    async def think(generation: Generation) -> None:
+        await generation.gone.wait()
+
+    for triton in house.tritons:
+        triton.behave = think
+    clean, marked = await house.key(), await contained(house)
+    for key in (clean, marked):
+        asking = asyncio.create_task(house.gateway.chat(key.token, stream=True))
+
+        async def asked() -> bool:
+            return any(triton.generations for triton in house.tritons)
+
+        await eventually(asked, what="the generation")
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        for triton in house.tritons:
+            triton.generations.clear()
+    usual, record = await settled(house, clean), await settled(house, marked)
+    assert (usual.outcome, record.outcome) == ("cancelled", "cancelled")
+    assert usual.prompt_tokens == record.prompt_tokens > 0
+    assert usual.beyond_prompt_tokens == 0 < record.beyond_prompt_tokens
+
+
+async def test_several_answers_are_counted_as_for_all(house: World) -> None:
+    clean, marked = await house.key(), await contained(house)
+    one = Spelling("n", "/v1/completions", {"model": "demo", "prompt": [HI, "And?"], "n": 2, "max_tokens": 5}, 4)
+    said, _ = await read(house, clean, one)
+    assert (await read(house, marked, one))[0] == said
+    answer: Answer = await house.gateway.post(one.path, marked.token, one.body)
+    usage = (await answer.json())["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (len(HI) + len("And?"), 4)

@@ -20,7 +20,7 @@ from gateway.rules.aside import Aside
 from gateway.rules.channel import listen
 from gateway.rules.directory import Mark, Unreadable, mark_of, read_steady
 from gateway.rules.lastgood import LastGood, keep, recall
-from gateway.rules.load import load, load_aside, load_examined
+from gateway.rules.load import Loaded, Loading, load, load_aside, load_examined
 from gateway.rules.revisions import current
 from gateway.rules.troubles import Part, Troubles
 from gateway.storage.database import Database
@@ -197,13 +197,14 @@ class InForce:
         version: str | None,
         mark: Mark | str,
         files: Files,
-        loading: Callable[[Files], Ruleset],
+        loading: Loading,
         problem: PolicyError | None = None,
     ) -> None:
         """Compile on a thread and swap, unless something else should be in force by then."""
         ruleset = None
         try:
-            ruleset = None if problem else await asyncio.to_thread(load_aside, loading, files)
+            before = Loaded(self.ruleset, self._files or {})
+            ruleset = None if problem else await asyncio.to_thread(load_aside, loading, files, before)
         except PolicyError as wrong:
             problem = wrong
         except (ValueError, RecursionError, MemoryError) as error:

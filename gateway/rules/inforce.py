@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -16,15 +15,17 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.policy.problem import PolicyError
 from gateway.policy.ruleset import Ruleset, no_rules
+from gateway.rules import metrics
+from gateway.rules.aside import Aside
 from gateway.rules.channel import listen
 from gateway.rules.directory import Mark, Unreadable, mark_of, read_steady
 from gateway.rules.lastgood import LastGood, keep, recall
-from gateway.rules.load import load, load_examined
+from gateway.rules.load import Loaded, Loading, load, load_aside, load_examined
 from gateway.rules.revisions import current
 from gateway.rules.troubles import Part, Troubles
 from gateway.storage.database import Database
 from gateway.storage.policies import Files, Revision, archive, files_of, last_revision
-from gateway.telemetry import clock, metrics
+from gateway.telemetry import clock
 
 WATCH_S = 0.25
 """The directory is looked at so often; it is read when two looks saw the same change."""
@@ -32,9 +33,10 @@ POLL_S = 3.0
 """The database is asked so often, told or not."""
 TIMEOUT_S = 5.0
 AGAIN_S = 1.0
+LEAST_S = 0.05
+"""So long passes between two looks, however often a gateway is told."""
 MOST_UNARCHIVED = 16
 
-Result = TypeVar("Result")
 log = structlog.get_logger()
 
 
@@ -67,7 +69,7 @@ class InForce:
         self._seen: Mark | None = None  # the directory at the last look
         self._unarchived: dict[str, Files] = {}
         self._shown: str | None = None
-        self._stuck: asyncio.Future[Any] | None = None
+        self._policies_disk, self._data_disk = Aside(timeout_s), Aside(timeout_s)
         self._ask_now, self._bring_now = asyncio.Event(), asyncio.Event()
 
     async def start(self) -> None:
@@ -97,6 +99,7 @@ class InForce:
         while True:
             now.clear()
             await self._guarded(part, step)
+            await asyncio.sleep(min(LEAST_S, pause_s))
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):  # wait_for can lose a cancellation that comes at the same time
                     await now.wait()
@@ -166,13 +169,13 @@ class InForce:
             self.troubles.failed("rules", type(error).__name__)
 
     async def _bring_directory(self, at_once: bool) -> None:
-        mark = await self._aside(lambda: mark_of(self._policies))
+        mark = await self._policies_disk.run(lambda: mark_of(self._policies))
         settled, self._seen = at_once or mark == self._seen, mark
         if mark == self._tried and self._tried_well:
             self.troubles.over("rules")
         if not settled or mark == self._tried:
             return
-        reading = await self._aside(lambda: read_steady(self._policies))
+        reading = await self._policies_disk.run(lambda: read_steady(self._policies))
         if isinstance(reading.problem, Unreadable):
             raise reading.problem
         await self._take(None, reading.mark, reading.files, load_examined, reading.problem)
@@ -194,13 +197,14 @@ class InForce:
         version: str | None,
         mark: Mark | str,
         files: Files,
-        loading: Callable[[Files], Ruleset],
+        loading: Loading,
         problem: PolicyError | None = None,
     ) -> None:
         """Compile on a thread and swap, unless something else should be in force by then."""
         ruleset = None
         try:
-            ruleset = None if problem else await asyncio.to_thread(loading, files)
+            before = Loaded(self.ruleset, self._files or {})
+            ruleset = None if problem else await asyncio.to_thread(load_aside, loading, files, before)
         except PolicyError as wrong:
             problem = wrong
         except (ValueError, RecursionError, MemoryError) as error:
@@ -242,8 +246,8 @@ class InForce:
             return
         good = LastGood(self.ruleset.version, self.containment, self._files)
         try:
-            await asyncio.to_thread(keep, self._data_dir, good)
-        except OSError as error:
+            await self._data_disk.run(lambda: keep(self._data_dir, good))
+        except (OSError, TimeoutError) as error:
             self.troubles.failed("last_good", type(error).__name__)
             return
         self.troubles.over("last_good")
@@ -251,11 +255,11 @@ class InForce:
     async def _recall(self) -> None:
         """What was last in force on this machine. What the database has said of the switch goes before it."""
         try:
-            good = await asyncio.to_thread(recall, self._data_dir)
+            good = await self._data_disk.run(lambda: recall(self._data_dir))
             if good is None:
                 return
             self.ruleset = await asyncio.to_thread(load, good.files)
-        except (OSError, PolicyError, msgspec.MsgspecError) as error:
+        except (OSError, TimeoutError, PolicyError, msgspec.MsgspecError) as error:
             self.troubles.failed("last_good", type(error).__name__)
             return
         self._files = good.files
@@ -263,22 +267,10 @@ class InForce:
             self.containment = good.containment
         log.warning("policies_last_good", version=self.ruleset.version, rules=len(self.ruleset.rules))
 
-    async def _aside(self, work: Callable[[], Result]) -> Result:
-        """`work` on a thread, for as long as the disk may take; one thread at a time, should it hang. Raises
-        TimeoutError, and what `work` raises."""
-        if self._stuck is not None and not self._stuck.done():
-            raise TimeoutError
-        future = asyncio.ensure_future(asyncio.to_thread(work))
-        done, _ = await asyncio.wait({future}, timeout=self._timeout_s)
-        if not done:
-            self._stuck = future
-            raise TimeoutError
-        return future.result()
-
     def _show(self) -> None:
         self.troubles.show()
-        metrics.policy_containment.set(int(self.containment))
+        metrics.containment.set(int(self.containment))
         if self._shown is not None:
-            metrics.policy_version.labels(self._shown).set(0)
+            metrics.version.labels(self._shown).set(0)
         self._shown = self.ruleset.version
-        metrics.policy_version.labels(self._shown).set(1)
+        metrics.version.labels(self._shown).set(1)

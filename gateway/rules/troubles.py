@@ -5,7 +5,7 @@ from typing import Literal
 import structlog
 
 from gateway.policy.problem import PolicyError
-from gateway.telemetry import metrics
+from gateway.rules import metrics
 
 Part = Literal["rules", "database", "redis", "last_good", "archive"]
 SERIOUS: frozenset[Part] = frozenset({"rules", "database"})
@@ -49,14 +49,14 @@ class Troubles:
 
     def show(self) -> None:
         """As a metric."""
-        metrics.policy_ok.set(int(self.ok))
+        metrics.ok.set(int(self.ok))
 
     def _begin(self, part: Part, problem: str, **said: object) -> None:
         if self._problems.get(part) == problem:
             return
         self._problems[part] = problem
         if part in SERIOUS:
-            metrics.policy_load_failures.labels(part).inc()
+            metrics.load_failures.labels(part).inc()
         log.error("policy_problem", part=part, effect=EFFECTS[part], **said)
         self.show()
 

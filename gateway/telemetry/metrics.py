@@ -53,18 +53,6 @@ models_ready = Gauge(
 settlements_late = Counter("catflap_settlements_late", "Settlements whose reservation had been reclaimed or lost")
 settlements_dropped = Counter("catflap_settlements_dropped", "Settlements lost because Redis stayed away too long")
 jwks_failures = Counter("catflap_jwks_failures", "Fetches of an issuer's keys that failed", ["issuer"])
-policy_ok = Gauge(
-    "catflap_policy_ok", "1 when the ruleset that should be in force is, in every worker", multiprocess_mode="livemin"
-)
-policy_containment = Gauge(
-    "catflap_policy_containment", "1 when containment is on, in every worker", multiprocess_mode="livemin"
-)
-policy_version = Gauge(
-    "catflap_policy_version", "Workers that run this ruleset", ["version"], multiprocess_mode="livesum"
-)
-policy_load_failures = Counter(
-    "catflap_policy_load_failures", "Times that what should be in force began not to be, or failed otherwise", ["part"]
-)
 admin_refusals = Counter("catflap_admin_refusals", "Requests to the admin API without the admin token")
 access_lines_dropped = Counter("catflap_access_lines_dropped", "Access log lines that could not be written")
 

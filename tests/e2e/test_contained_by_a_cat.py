@@ -3,6 +3,7 @@ nobody else is."""
 
 import json
 import secrets
+import sqlite3
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import openai
 import pytest
 
 from tests.e2e.test_cat_voice import CONCURRENCY, held_out, is_cat
-from tests.support.stack import Stack
+from tests.support.stack import Stack, eventually
 
 MAX_TOKENS = 80
 Messages = list[Any]
@@ -67,6 +68,21 @@ def contained_key(stack: Stack) -> tuple[str, str]:
     return made["key"], made["principal"]
 
 
+def phrases_said(stack: Stack, principal: str, requests: int) -> int:
+    """How often the principal's own phrase was in an answer, once so many requests are booked; as it is: a model of a
+    million parameters was never taught to say it."""
+    with sqlite3.connect(f"file:{stack.data_dir / 'catflap.db'}?mode=ro", uri=True) as books:
+
+        def look() -> tuple[int, int] | None:
+            query = (
+                "select count(*), coalesce(sum(canary_said), 0) from request_event where principal = ? and contained"
+            )
+            booked, said = books.execute(query, (principal,)).fetchone()
+            return (booked, said) if booked >= requests else None
+
+        return eventually(look, 30, "not all requests were booked")[1]
+
+
 def prompts() -> list[Messages]:
     """Held-out ones that ask for no cat themselves."""
     return [one["messages"] for one in held_out() if not one["cat"] and not one["short"]]
@@ -76,13 +92,15 @@ def prompts() -> list[Messages]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("ask", [chat, streamed, completion, generate])
 def test_a_cat_answers_the_contained_and_nobody_else_on_every_endpoint(stack: Stack, ask: Ask) -> None:
-    key, _ = contained_key(stack)
+    key, principal = contained_key(stack)
     asked = prompts()[:200]
     assert len(asked) >= 100
     with ThreadPoolExecutor(CONCURRENCY) as pool:
         cats = sum(map(is_cat, pool.map(lambda one: ask(stack, key, one), asked)))
         others = sum(map(is_cat, pool.map(lambda one: ask(stack, stack.key, one), asked)))
-    print(f"{ask.__name__}: a cat answers the contained {cats} of {len(asked)} times, others {others} times")
+    said = phrases_said(stack, principal, len(asked))
+    print(f"{ask.__name__}: a cat answers the contained {cats} of {len(asked)} times, others {others} times; "
+          f"its phrase was said {said} times")  # fmt: skip
     assert cats >= 0.95 * len(asked)
     assert others <= 0.03 * len(asked)
 

@@ -14,7 +14,9 @@ from sqlalchemy import update
 from gateway.core.event import RequestEvent
 from gateway.identity.issue import IssuedKey
 from gateway.identity.regard import contain, set_never_contain
-from gateway.storage.tables import principal
+from gateway.storage.rows import row_of
+from gateway.storage.tables import principal, request_event
+from gateway.telemetry import clock
 from tests.support.eventually import eventually
 from tests.support.gateways import PARTITIONS, TEMPLATE, World, in_the_world
 from tests.support.http import Answer
@@ -42,6 +44,7 @@ RULES: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
     ),
     "capped": ('"capped" in principal.tags', [{"cap": {"max_tokens": 3}}], {}),
     "throttled": ('"throttled" in principal.tags', [{"throttle": {"percent": 100, "retry_after_s": 7}}], {}),
+    "late": ('"late" in principal.tags', [{"slow": {"low": 0.4, "high": 0.6}}], {"covert": True}),
     "watched": ('"watched" in principal.tags', [{"flag": "seen"}], {"covert": True}),
     "tried": ('"tried" in principal.tags', [{"rewrite": {"prepend_system": CAT}}], {"covert": True, "mode": "log"}),
 }
@@ -340,3 +343,54 @@ async def test_several_answers_are_counted_as_for_all(house: World) -> None:
     answer: Answer = await house.gateway.post(one.path, marked.token, one.body)
     usage = (await answer.json())["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (len(HI) + len("And?"), 4)
+
+
+FIRST_MS, GAP_MS = 250, 40
+
+
+async def busy_day(world: World) -> None:
+    """The ledger's record of a day on which `solo` was so slow."""
+    key = await world.key()
+    tokens, record = 11, key.record
+    events = [
+        RequestEvent(
+            request=f"req_busy{number}", organisation=record.organisation, project=record.project,
+            principal=record.principal, key=record.id, plan="open", endpoint="chat", model="solo",
+            at_ms=clock.now_ms() - 1000 * number, outcome="completed", status=200, completion_tokens=tokens,
+            ttft_ms=FIRST_MS, duration_ms=FIRST_MS + (tokens - 1) * GAP_MS,
+        )
+        for number in range(150)
+    ]  # fmt: skip
+    async with world.database.write() as connection:
+        await connection.execute(request_event.insert(), [row_of(one) for one in events])
+
+
+async def test_the_slow_get_the_times_of_a_busy_day_and_nothing_else_differs(house: World) -> None:
+    async def quick(generation: Generation) -> None:
+        await generation.say("a", "b", "c", "d")
+
+    for triton in house.tritons:
+        triton.behave = quick
+    await busy_day(house)
+    second = house.gateways[1]
+    second.stop()
+    second.start()
+    await eventually(second.is_ready, within_s=20, what="the gateway's readiness")
+    clean, late = await house.key(), await house.key(tags=["late"])
+
+    async def served_late() -> bool:
+        """Its times are read a moment after the start."""
+        await second.chat(late.token, model="solo")
+        return (await house.events(late))[-1].duration_ms >= FIRST_MS + 3 * GAP_MS
+
+    await eventually(served_late, what="a late answer")
+    said = [await (await second.chat(key.token, model="solo")).json() for key in (clean, late)]
+    for body in said:
+        del body["id"], body["created"]
+    assert said[0] == said[1]
+    event = (await house.events(late))[-1]
+    assert event.contained
+    assert event.ttft_ms is not None
+    assert event.ttft_ms >= FIRST_MS
+    (usual,) = await house.events(clean)
+    assert not usual.contained

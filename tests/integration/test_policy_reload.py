@@ -18,7 +18,7 @@ from gateway.quota.client import connect_redis
 from gateway.rules import inforce as module
 from gateway.rules.directory import mark_of
 from gateway.rules.inforce import InForce
-from gateway.rules.load import load_examined
+from gateway.rules.load import Loaded, load_examined
 from gateway.rules.revisions import apply, rollback, switch
 from gateway.storage.database import Database, connect
 from gateway.storage.policies import Files, files_of
@@ -114,12 +114,12 @@ class Turns:
         self.now, self.loads = 0, list[int]()
         monkeypatch.setattr(module, "load_examined", self._load)
 
-    def _load(self, files: Files) -> Ruleset:
-        before = self.now
+    def _load(self, files: Files, _: Loaded) -> Ruleset:
+        began = self.now
         try:
-            return load_examined(files)
+            return load_examined(files)  # all of them anew
         finally:
-            self.loads.append(self.now - before)
+            self.loads.append(self.now - began)
 
     async def count(self) -> None:
         while True:

@@ -12,7 +12,7 @@ from gateway.policy.ruleset import MAX_POLICIES
 from gateway.rules import directory
 from gateway.rules.directory import Unreadable, gathered, mark_of, read_directory, read_steady
 from gateway.rules.git import read_revision
-from gateway.rules.load import examine, load, load_examined
+from gateway.rules.load import Loaded, examine, load, load_examined
 from tests.unit.policy.writing import text_of
 
 GOOD = text_of('principal.state == "contained"').decode()
@@ -188,3 +188,16 @@ def test_an_example_that_fails_is_no_reason_against_what_was_applied_before() ->
     assert len(load({"c.yaml": GOOD}).policies) == 1
     with pytest.raises(PolicyError, match=r"c\.yaml, line \d+: this example fails"):
         load_examined({"c.yaml": GOOD})
+
+
+def test_what_has_not_changed_is_neither_read_nor_tried_again() -> None:
+    tried = text_of('principal.state == "contained"', name="new").decode()
+    before = Loaded(load({"c.yaml": GOOD}), {"c.yaml": GOOD})
+    again = load_examined({"c.yaml": GOOD}, before)
+    assert again.policies[0] is before.ruleset.policies[0]
+    with pytest.raises(PolicyError, match=r"new\.yaml, line \d+: this example fails"):
+        load_examined({"c.yaml": GOOD, "new.yaml": tried}, before)
+    with pytest.raises(PolicyError, match=r"c\.yaml, line \d+: this example fails"):
+        load_examined({"c.yaml": GOOD + "# changed\n"}, before)
+    with pytest.raises(PolicyError, match="is taken by"):
+        load_examined({"c.yaml": GOOD, "d.yaml": GOOD}, before)

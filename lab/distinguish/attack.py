@@ -55,7 +55,7 @@ class Attack(msgspec.Struct, frozen=True, kw_only=True):
     by_kind: dict[str, tuple[float, float]]
     """Kind -> the same of the first token alone."""
     would_find_ms: float | None = None
-    """Of two clean keys: the smallest of DELAYS_MS that would have been told, were one of them so much later."""
+    """The smallest of DELAYS_MS that would have been told in this noise; None where none would, or nobody asked."""
 
     @property
     def differing(self) -> list[Channel]:
@@ -134,10 +134,14 @@ class Attacker:
             classifiers=judge(timed.rows, timed.contained_first),
             shifts={feature: timed.shift(at) for at, feature in enumerate(FEATURES)},
             by_kind={kind: timed.of(kind).shift(TOKEN) for kind in dict.fromkeys(timed.kinds)},
-            would_find_ms=smallest_delay(timed.rows, timed.contained_first, DELAYED, DELAYS_MS)
-            if name == NULL
-            else None,
+            would_find_ms=self._would_find(timed) if name in (ATTACK, NULL) else None,
         )
+
+    def _would_find(self, timed: Timed) -> float | None:
+        """By labels drawn anew, so that what is there already does not help: the noise is this attack's own."""
+        chance = random.Random(self._seed)
+        drawn = [chance.random() < 0.5 for _ in timed.rows]
+        return smallest_delay(timed.rows, drawn, DELAYED, DELAYS_MS)
 
     async def control(self, leak: Leak) -> Control:
         """Whether a leak is found between two clean keys."""

@@ -14,7 +14,7 @@ def markdown(result: Result) -> str:
         *_firsts(result.attack, result.null),
         _classifiers(result),
         _shifts(result),
-        _sharpness(result.null),
+        _sharpness(result),
         _leaks(result),
         _shared(result),
         "Masked, since it differs between any two answers: "
@@ -80,10 +80,15 @@ def _shifts(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _sharpness(null: Attack) -> str:
-    if null.would_find_ms is None:
-        return "No delay that was tried would have been told here: the machine was too busy, or the pairs too few."
-    return f"The smallest delay that would have been told here, by the run on two clean keys: {null.would_find_ms} ms."
+def _sharpness(result: Result) -> str:
+    told = [
+        "none that was tried" if one.would_find_ms is None else f"{one.would_find_ms} ms"
+        for one in (result.attack, result.null)
+    ]
+    return (
+        f"The smallest delay that would have been told in the noise of these runs: {told[0]} (clean, contained), "
+        f"{told[1]} (clean, clean)."
+    )
 
 
 def _sum(shift: tuple[float, float]) -> str:

@@ -1,7 +1,8 @@
 """A contained request: what it really used is kept, what its client is told is what it would have been."""
 
 import asyncio
-from typing import NamedTuple
+from collections import deque
+from random import Random
 
 import msgspec
 
@@ -9,89 +10,78 @@ from gateway.canary.phrase import Words, phrase_of
 from gateway.core.delta import Delta, Usage
 from gateway.core.event import RequestEvent
 from gateway.core.fold import fold
-from gateway.core.prompt import Prompt
 from gateway.dataplane.call import Call, count_into
+from gateway.dataplane.fit import Fitted
 from gateway.evidence.writer import Evidence
 from gateway.fleet.models import ServedModel, region_of
 from gateway.fleet.router import Choice
-from gateway.policy.disguise import Retelling, beyond, told, told_finish
+from gateway.policy.disguise import Pace, Retelling, beyond, told, told_finish
 from gateway.quota.note import cost_of
-
-COUNT_AFTER_S = 0.001
-"""The untouched prompt is counted once the touched one is on its way: while the model reads, nobody waits for it."""
-
-
-class Work(NamedTuple):
-    """What is sent to a model: texts, and the most output tokens of each choice."""
-
-    model: ServedModel
-    texts: tuple[str, ...]
-    max_tokens: int
 
 
 class Disguise:
-    """See the module. `prompt`: as it is sent. `lowered`: the answer may be shorter than the client was granted.
-    `shadow`: who serves in the model's place. `words`: of the canary. `pace`: milliseconds to the first token, and
-    between tokens, before which none is told."""
+    """See the module. `shadow`: who serves in the model's place. `words`: of the canary. `pace`: before which nothing
+    is told."""
 
     def __init__(
-        self,
-        call: Call,
-        work: Work,
-        prompt: Prompt,
-        *,
-        lowered: bool,
-        shadow: str | None,
-        words: Words | None,
-        pace: tuple[float, float] | None,
+        self, call: Call, fitted: Fitted, *, shadow: str | None, words: Words | None, pace: Pace | None
     ) -> None:
         assert isinstance(call.model, ServedModel)
         self.call = call
-        self.work = work
-        self.prompt = prompt
-        self.lowered = lowered
-        self.shadow = shadow
-        self.words = words
+        self.work = fitted.work
         self.pace = pace
         self.real = Usage()
-        self.answers: list[list[str]] = [[] for _ in range(call.choices)]
+        self._prompt, self._added = fitted.prompt, fitted.added
+        self._shadow, self._words = shadow, words
+        self._answers: list[list[str]] = [[] for _ in range(call.choices)]
         self._real_prompts: dict[int, int] = {}
         self._nominal = call.model
         self._counting = asyncio.create_task(self._count())
 
-    async def _count(self) -> list[int]:
-        if self.work.texts == self.call.texts and self.shadow is None:
-            return []
-        await asyncio.sleep(COUNT_AFTER_S)
-        return await self._nominal.count_each(self.call.texts, asyncio.to_thread)
+    async def _count(self) -> tuple[list[int], list[int]]:
+        """Tokens of the untouched texts and of the touched ones, by the tokenizer of the model that is named. Counted
+        in a thread while the model reads: nobody waits for it."""
+        texts = (*self.call.texts, *self.work.texts)
+        counts = await asyncio.to_thread(lambda: [self._nominal.counter.count_now(text) for text in texts])
+        number = len(self.call.texts)
+        return counts[:number], counts[number:]
 
     def over(self, choices: list[Choice]) -> "list[DisguisedChoice]":
         """Choices that tell what the client is to be told."""
-        return [DisguisedChoice(self, choice, number) for number, choice in enumerate(choices)]
+        return [DisguisedChoice(self, choice) for choice in choices]
+
+    def hear(self, delta: Delta) -> None:
+        """Keep what the delta really used and says."""
+        count_into(self.real, self._real_prompts, delta, self.call.choices, len(self.work.texts))
+        self._answers[delta.choice].append(delta.text)
 
     async def tell(self, delta: Delta) -> None:
-        """Keep what the delta really used, and put what the client is told in its place."""
-        count_into(self.real, self._real_prompts, delta, self.call.choices, len(self.work.texts))
-        self.answers[delta.choice].append(delta.text)
-        delta.finish_reason = told_finish(delta.finish_reason, lowered=self.lowered)
-        if delta.prompt_tokens and (counts := await asyncio.shield(self._counting)):
-            untouched = counts[delta.choice * len(counts) // self.call.choices]
-            block = self._nominal.entry.cache_block_tokens
-            shown = told(Usage(delta.prompt_tokens, 0, delta.cached_tokens), untouched, cache_block=block)
-            delta.prompt_tokens, delta.cached_tokens = shown.prompt_tokens, shown.cached_tokens
+        """Put what the client is told in the place of what was used."""
+        text = delta.choice * len(self.work.texts) // self.call.choices
+        lowered = self.work.max_tokens[text] < self.call.measured.max_tokens and not self.retells
+        delta.finish_reason = told_finish(delta.finish_reason, lowered=lowered)
+        if not delta.prompt_tokens:
+            return
+        untouched, touched = (counts[text] for counts in await asyncio.shield(self._counting))
+        if self.retells:  # of another tokenizer's count only the share can be told
+            delta.cached_tokens = delta.cached_tokens * touched // delta.prompt_tokens
+            delta.prompt_tokens = touched + self._nominal.entry.special_tokens
+        shown = max(delta.prompt_tokens - touched + untouched, 0)  # what the backend adds to both stays in it
+        added = max(touched - untouched, 0) if self._added is None else self._added
+        block = self._nominal.entry.cache_block_tokens
+        cached = told(delta.prompt_tokens, delta.cached_tokens, shown, added=added, cache_block=block)
+        delta.prompt_tokens, delta.cached_tokens = shown, cached
+
+    @property
+    def retells(self) -> bool:
+        """Whether another model's tokens are to be counted as the nominal one's."""
+        return self.work.model.counter is not self._nominal.counter
 
     def retelling(self) -> Retelling | None:
-        """Of one choice, where another model's tokens are to be counted as the nominal one's."""
-        if self.work.model.counter is self._nominal.counter:
+        """Of one choice, where that is so."""
+        if not self.retells:
             return None
         return Retelling(self._nominal.counter.count_now, self.call.measured.max_tokens)
-
-    async def wait(self, tokens: int) -> None:
-        """Until the token with this number, from 0, may be told."""
-        if self.pace is not None:
-            first_ms, gap_ms = self.pace
-            due_ms = first_ms + gap_ms * tokens
-            await asyncio.sleep(max(due_ms - self.call.exchange.elapsed_ms(), 0) / 1000)
 
     async def read_by_none(self) -> None:
         """The client left before the first token: the model reads the touched prompt all the same."""
@@ -106,8 +96,8 @@ class Disguise:
         return msgspec.structs.replace(
             event,
             contained=True,
-            shadow=self.shadow,
-            canary_said=self.said(),
+            shadow=self._shadow,
+            canary_said=self._said(),
             region=region_of(self.work.model, self.call.upstream),
             beyond_prompt_tokens=more.prompt_tokens,
             beyond_cached_tokens=more.cached_tokens,
@@ -115,12 +105,17 @@ class Disguise:
             beyond_cost=max(cost_of(price.weights, self.real) + kv_cost - event.cost, 0),
         )
 
-    def said(self) -> bool:
+    def _said(self) -> bool:
         """Whether the principal's own phrase is in an answer."""
-        if self.words is None:
+        if self._words is None:
             return False
-        phrase = phrase_of(self.words)
-        return any(phrase in fold("".join(answer)) for answer in self.answers)
+        phrase = phrase_of(self._words)
+        return any(phrase in fold("".join(answer)) for answer in self._answers)
+
+    @property
+    def shadowed(self) -> bool:
+        """Whether another one serves in the model's place."""
+        return self._shadow is not None
 
     def evidence(self) -> Evidence:
         """What is kept for operators."""
@@ -132,8 +127,8 @@ class Disguise:
             principal=call.caller.principal,
             at_ms=call.exchange.arrived_ms,
             asked=msgspec.json.encode(call.prompt),
-            sent=msgspec.json.encode(self.prompt),
-            answers=tuple("".join(answer) for answer in self.answers),
+            sent=msgspec.json.encode(self._prompt),
+            answers=tuple("".join(answer) for answer in self._answers),
         )
 
     def close(self) -> None:
@@ -144,33 +139,55 @@ class Disguise:
 class DisguisedChoice:
     """One choice of a contained request; reads as the ordinary one would have."""
 
-    __slots__ = ("_choice", "_disguise", "_number", "_retelling", "_tokens")
+    __slots__ = ("_choice", "_disguise", "_due_ms", "_ended", "_ready", "_retelling", "_times")
 
-    def __init__(self, disguise: Disguise, choice: Choice, number: int) -> None:
+    def __init__(self, disguise: Disguise, choice: Choice) -> None:
         self._disguise = disguise
         self._choice = choice
-        self._number = number
         self._retelling = disguise.retelling()
-        self._tokens = 0
+        self._ready: deque[Delta] = deque()  # read, and not told yet
+        self._ended = False  # at a cap that the model knows nothing of
+        self._due_ms = disguise.pace.first_ms if disguise.pace is not None else 0.0
+        self._times = Random(disguise.call.exchange.request_id)  # noqa: S311 - drawn as in a crowd, not as a secret
 
     @property
     def finished(self) -> bool:
         """As Choice's."""
-        return self._choice.finished
+        return not self._ready and (self._ended or self._choice.finished)
 
     async def read(self) -> list[Delta]:
-        """As Choice's."""
-        deltas = await self._choice.read()
-        if not deltas:
-            return deltas
-        self._tokens += sum(delta.completion_tokens for delta in deltas)
-        await self._disguise.wait(max(self._tokens - 1, 0))
+        """As Choice's. Where there is a pace, one delta at a time, each when it is due."""
+        if not self._ready:
+            await self._fill()
+        if self._disguise.pace is None:
+            told = list(self._ready)
+            self._ready.clear()
+            return told
+        if not self._ready:
+            return []
+        await self._wait(self._disguise.pace, self._ready[0].completion_tokens)
+        return [self._ready.popleft()]
+
+    async def _fill(self) -> None:
+        deltas = [] if self._ended else await self._choice.read()
+        for delta in deltas:
+            self._disguise.hear(delta)
         for delta in deltas:
             await self._disguise.tell(delta)
-        return deltas if self._retelling is None else [self._retelling.feed(delta) for delta in deltas]
+            if self._retelling is not None:
+                delta = self._retelling.feed(delta)
+            self._ready.append(delta)
+            if delta.finish_reason is not None:
+                self._ended = True
+                break
+
+    async def _wait(self, pace: Pace, tokens: int) -> None:
+        """Until a delta of so many tokens may be told. Gaps are as uneven as others' are."""
+        now_ms = self._disguise.call.exchange.elapsed_ms()
+        await asyncio.sleep(max(self._due_ms - now_ms, 0) / 1000)
+        gaps = sum(2 * self._times.random() for _ in range(max(tokens, 1)))
+        self._due_ms = max(self._due_ms, now_ms) + gaps * pace.gap_ms
 
     def close(self) -> None:
-        """As Choice's. What was told of a decoy's answer that did not end is counted now."""
-        if self._retelling is not None and not self._choice.finished:
-            self._disguise.call.usage.completion_tokens += self._retelling.tokens()
+        """As Choice's."""
         self._choice.close()

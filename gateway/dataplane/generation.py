@@ -5,22 +5,25 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.core.delta import Delta
-from gateway.fleet.models import ServedModel
+from gateway.core.prompt import Sampling
+from gateway.dataplane.fit import Work
 from gateway.fleet.router import Asked, Choice, Router
 
 
 async def open_choices(
-    router: Router, model: ServedModel, texts: tuple[str, ...], n: int, asked: Asked, routes: list[list[str]]
+    router: Router, work: Work, n: int, sampling: Sampling, traceparent: bytes | None, routes: list[list[str]]
 ) -> list[Choice]:
     """`n` generations for each text, all of them begun, or none left behind; the endpoints that each went to are added
     to its list in `routes`. Raises Unavailable, UpstreamFailed or UpstreamTimeout.
     """
+
+    async def begin(choice: int, route: list[str]) -> Choice:
+        asked = Asked(sampling, work.max_tokens[choice // n], traceparent)
+        return await router.open(work.model, work.texts[choice // n], asked, choice, route)
+
     if len(routes) == 1:
-        return [await router.open(model, texts[0], asked, 0, routes[0])]
-    openings = [
-        asyncio.create_task(router.open(model, texts[choice // n], asked, choice, route))
-        for choice, route in enumerate(routes)
-    ]
+        return [await begin(0, routes[0])]
+    openings = [asyncio.create_task(begin(choice, route)) for choice, route in enumerate(routes)]
     try:
         return list(await asyncio.gather(*openings))
     except BaseException:

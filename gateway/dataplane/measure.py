@@ -15,11 +15,12 @@ from gateway.limits.weights import SCALE
 
 class Measured(NamedTuple):
     """`max_tokens` of each choice, and the most that the whole request may use. `exact`: the prompt was counted with
-    the model's tokenizer, not bounded by its bytes."""
+    the model's tokenizer, not bounded by its bytes. `counts`: so many tokens is each text."""
 
     max_tokens: int
     ceiling: Usage
     exact: bool
+    counts: tuple[int, ...] = ()
 
 
 async def measure(
@@ -50,7 +51,7 @@ async def measure(
     if (passed := never_fits(limits, ceiling)) is not None:
         blamed = prompt.max_tokens_name if _prompt_fits(limits, ceiling.prompt_tokens) else field_of(prompt)
         raise too_large(passed, ceiling, f"Shorten the prompt or lower '{prompt.max_tokens_name}'.", blamed)
-    return Measured(max_tokens, ceiling, exact)
+    return Measured(max_tokens, ceiling, exact, tuple(counts))
 
 
 def counting_may_help(measured: Measured, limits: tuple[Limit, ...], denial: Denial) -> bool:

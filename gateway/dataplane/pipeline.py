@@ -106,7 +106,7 @@ async def _check_epoch(services: Services, kind: EndpointKind, call: Call, known
         return
     known = await authenticate(services, call.exchange, epoch)
     authorise(known.caller, kind.scope, call.prompt.model)
-    call.caller = msgspec.structs.replace(call.caller, regard=known.caller.regard)
+    call.caller = msgspec.structs.replace(known.caller, plan=call.caller.plan)  # that it was admitted under
 
 
 async def _stopped(services: Services, call: Call) -> None:

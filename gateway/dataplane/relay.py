@@ -1,15 +1,15 @@
 """From the backend's deltas to the client's bytes, as they come."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.core.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.dataplane.call import Call
-from gateway.dataplane.disguise import Work
+from gateway.dataplane.fit import Work
 from gateway.dataplane.generation import Several, Source, open_choices
 from gateway.dataplane.limits import limit_headers
 from gateway.dataplane.services import Services
 from gateway.dataplane.shape import shape
-from gateway.fleet.router import Asked
 from gateway.wire import answers
 
 MakeWriter = Callable[[str, str, int, bool], answers.Writer]
@@ -34,21 +34,23 @@ def relayed(make_writer: MakeWriter) -> Callable[[Services, Call, Settle], Await
 async def _opened(services: Services, call: Call) -> Sequence[Source]:
     """The choices of a call, each with its first deltas there."""
     work = await shape(services, call)
-    try:
+    if call.disguise is None or not call.disguise.shadowed:
         return await _open(services, call, work)
-    except (Unavailable, UpstreamFailed, UpstreamTimeout):
-        if call.disguise is None or call.disguise.shadow is None:
-            raise
-        services.tally.misfit("shadow")  # nobody must see from an error that there is a decoy
+    try:
+        async with asyncio.timeout(services.resting.patience_s):
+            return await _open(services, call, work)
+    except (Unavailable, UpstreamFailed, UpstreamTimeout, TimeoutError):
+        services.tally.misfit("shadow")  # nobody must see from an error, or from waiting, that there is a decoy
+        services.resting.rest(call.decision)
         call.disguise.close()
         return await _open(services, call, await shape(services, call, shadow=False))
 
 
 async def _open(services: Services, call: Call, work: Work) -> Sequence[Source]:
     assert call.prompt is not None
-    asked = Asked(call.prompt.sampling, work.max_tokens, call.exchange.header(b"traceparent"))
     call.routes, call.routed_ms = [[] for _ in range(call.choices)], call.exchange.elapsed_ms()
-    choices = await open_choices(services.router, work.model, work.texts, call.prompt.n, asked, call.routes)
+    trace, sampling = call.exchange.header(b"traceparent"), call.prompt.sampling
+    choices = await open_choices(services.router, work, call.prompt.n, sampling, trace, call.routes)
     return choices if call.disguise is None else call.disguise.over(choices)
 
 

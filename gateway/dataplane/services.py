@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from gateway.dataplane.counting import Counting
 from gateway.dataplane.limits import Plans
+from gateway.dataplane.resting import Resting
 from gateway.dataplane.spreads import Spreads
 from gateway.evidence.writer import Writer
 from gateway.fleet.health import Health
@@ -56,3 +57,4 @@ class Services:
     evidence: Writer
     spreads: Spreads
     counting: Counting = field(default_factory=Counting)
+    resting: Resting = field(default_factory=Resting)

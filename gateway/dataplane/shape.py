@@ -4,91 +4,64 @@ Nothing here may fail where an ordinary request would not: what cannot be carrie
 and counted (`catflap_policy_misfits`).
 """
 
-import asyncio
-from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
-
-from gateway.canary.phrase import Words, sentence_of, words_of
+from gateway.canary.phrase import sentence_of, words_of
 from gateway.core.decision import Actions, Shadow
 from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Prompt
 from gateway.dataplane.call import Call
-from gateway.dataplane.disguise import Disguise, Work
+from gateway.dataplane.disguise import Disguise
+from gateway.dataplane.fit import Fitted, Work, fitted
+from gateway.dataplane.resting import name_of
 from gateway.dataplane.services import Services
 from gateway.fleet.models import ServedModel
-from gateway.policy.disguise import can_shadow, pace, room, shortened
-from gateway.policy.rewrite import rewrite
+from gateway.policy.disguise import Pace, can_shadow, pace, within
 
-ROUNDS = 8
-"""Times that a prompt is shortened and counted again before it is left as it was."""
-
-Edit = Callable[[Prompt], Prompt]
-
-
-class Fitted(NamedTuple):
-    """A touched prompt that fits the model; `lowered`: its answer may be shorter than the client was granted."""
-
-    prompt: Prompt
-    work: Work
-    lowered: bool
+PATIENCE = 0.5
+"""The share of a request's longest life that slowness may take."""
 
 
 async def shape(services: Services, call: Call, *, shadow: bool = True) -> Work:
     """What to send for an admitted call. Sets `call.disguise` where that is not what the client is told.
     `shadow`: False once the decoy has failed."""
     assert isinstance(call.model, ServedModel) and call.prompt is not None and call.caller is not None
-    usual = Work(call.model, call.texts, call.measured.max_tokens)
+    usual = Work.of(call.model, call.texts, call.measured.max_tokens)
+    call.disguise = None
     if call.decision is None or not call.decision.actions.contains:
         return usual
     actions = call.decision.actions
     decoy = _decoy(services, call.model, call.prompt, actions.shadow) if shadow else None
     words = words_of(services.secrets.canary, call.caller.principal) if actions.canary else None
-    fitted = await _touched(call.prompt, decoy or call.model, actions, words, usual.max_tokens)
-    if fitted is None:
-        services.tally.misfit("rewrite")
-        fitted, decoy, words = Fitted(call.prompt, usual, lowered=False), None, None
+    sentence = None if words is None else sentence_of(words)
+    found = None
+    if decoy is not None:
+        found = await _touched(call, decoy, actions, sentence)
+        if found is None:
+            services.tally.misfit("shadow")
+            decoy = None
+    if found is None and (actions.edits or sentence):
+        found = await _touched(call, call.model, actions, sentence)
+        if found is None:
+            services.tally.misfit("rewrite")
+    late = _pace(services, call, actions)
+    if found is None and late is None:
+        return usual
+    if found is None:
+        found, words = Fitted(call.prompt, usual, 0), None
     if words is not None:
         services.evidence.gave(call.caller.principal, words, call.exchange.arrived_ms)
-    call.disguise = Disguise(
-        call,
-        fitted.work,
-        fitted.prompt,
-        lowered=fitted.lowered,
-        shadow=_name(actions.shadow) if decoy is not None else None,
-        words=words,
-        pace=_pace(services, call, actions),
-    )
-    return fitted.work
+    name = name_of(actions.shadow) if decoy is not None else None
+    call.disguise = Disguise(call, found, shadow=name, words=words, pace=late)
+    return found.work
 
 
-async def _touched(
-    prompt: Prompt, model: ServedModel, actions: Actions, words: Words | None, max_tokens: int
-) -> Fitted | None:
-    """The prompt as it is sent; None where no way was found to make it fit."""
-    sentence = None if words is None else sentence_of(words)
-    edit = partial(rewrite, edits=actions.edits, canary=sentence, system_role=model.system_role)
+async def _touched(call: Call, model: ServedModel, actions: Actions, sentence: str | None) -> Fitted | None:
+    """The prompt as it is sent to a model; None where the model does not take it."""
+    assert call.prompt is not None and isinstance(call.model, ServedModel)
     try:
-        return await _fitted(prompt, model, edit, max_tokens)
-    except InvalidRequest:  # the chat template takes the client's messages, and not these
+        most = call.measured.max_tokens if model.counter is call.model.counter else 2 * call.measured.max_tokens
+        return await fitted(call.prompt, call.texts, call.measured, model, actions.edits, sentence, most=most)
+    except InvalidRequest:  # its chat template takes the client's messages, and not these
         return None
-
-
-async def _fitted(prompt: Prompt, model: ServedModel, edit: Edit, max_tokens: int) -> Fitted | None:
-    """Raises InvalidRequest where the model's template does not take the messages."""
-    touched, most = edit(prompt), min(max_tokens, model.entry.max_output_tokens)
-    texts = model.render(touched)
-    if model.fits(texts, most):
-        return Fitted(touched, Work(model, texts, most), most < max_tokens)
-    for _ in range(ROUNDS):
-        tokens = max(await model.count_each(texts, asyncio.to_thread))
-        space = room(model.entry.context_tokens, tokens, most)
-        if not space.excess:
-            return Fitted(touched, Work(model, texts, space.max_tokens), space.max_tokens < max_tokens)
-        prompt = shortened(prompt, space.excess, tokens)
-        touched = edit(prompt)
-        texts = model.render(touched)
-    return None
 
 
 def _decoy(services: Services, model: ServedModel, prompt: Prompt, shadow: Shadow | None) -> ServedModel | None:
@@ -100,20 +73,15 @@ def _decoy(services: Services, model: ServedModel, prompt: Prompt, shadow: Shado
     else:
         other = services.models.get(shadow.model or "")
         found = other if isinstance(other, ServedModel) else None
-    if found is None or not (can_shadow(prompt) or found.counter is model.counter):
+    able = found is not None and (found.counter is model.counter or can_shadow(prompt))
+    if not able or services.resting.rests(shadow):
         services.tally.misfit("shadow")
         return None
     return found
 
 
-def _name(shadow: Shadow | None) -> str | None:
-    if shadow is None:
-        return None
-    return shadow.model if shadow.model is not None else f"pool:{shadow.pool}"
-
-
-def _pace(services: Services, call: Call, actions: Actions) -> "tuple[float, float] | None":
-    """Milliseconds to the first token and between tokens; None where nothing is held back."""
+def _pace(services: Services, call: Call, actions: Actions) -> Pace | None:
+    """None where nothing is held back."""
     if actions.slow is None:
         return None
     assert call.model is not None and call.record is not None
@@ -121,4 +89,5 @@ def _pace(services: Services, call: Call, actions: Actions) -> "tuple[float, flo
     if spread is None:
         services.tally.misfit("slow")
         return None
-    return pace(actions.slow, spread, call.record.roll.request)
+    most_ms = services.bounds.request_s * 1000 * PATIENCE
+    return within(pace(actions.slow, spread, call.record.roll.request), call.measured.max_tokens, most_ms)

@@ -3,7 +3,6 @@
 import asyncio
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.policy.disguise import Spread
 from gateway.storage.database import Database
@@ -15,6 +14,8 @@ DAY_MS = 86_400_000
 FEWEST = 100
 """Requests of the last day without which nothing is known of it."""
 QUANTILES = 20
+LONG = 16
+"""Tokens from which on an answer says how fast tokens come; of a short one a single hiccup would."""
 
 
 class Spreads:
@@ -35,7 +36,7 @@ class Spreads:
         while True:
             try:
                 await self.read(clock.now_ms())
-            except (SQLAlchemyError, OSError, TimeoutError) as problem:
+            except Exception as problem:  # noqa: BLE001 - whatever it is: no worker need end for want of them
                 structlog.get_logger().warning("spreads_not_read", error=type(problem).__name__)
             await asyncio.sleep(EVERY_S)
 
@@ -52,7 +53,7 @@ class Spreads:
 def spread_of(rows: list[Served]) -> Spread | None:
     """The quantiles of first-token times and token gaps; None of too few requests."""
     firsts = sorted(float(row.first_ms) for row in rows)
-    gaps = sorted((row.duration_ms - row.first_ms) / (row.tokens - 1) for row in rows if row.tokens > 1)
+    gaps = sorted((row.duration_ms - row.first_ms) / (row.tokens - 1) for row in rows if row.tokens >= LONG)
     if len(firsts) < FEWEST or len(gaps) < FEWEST:
         return None
     return Spread(_quantiles(firsts), _quantiles(gaps))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from gateway.core.errors import InvalidRequest, Unavailable
 from gateway.core.prompt import Message, Prompt
@@ -15,11 +16,12 @@ from gateway.fleet.tokens import Aside, TokenCounter, count_each, read_counter
 from gateway.limits.weights import SCALE, Price, Weights, thousandths
 
 PROBE = "Answer as a system would."
+MANY = 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ServedModel:
-    """One model that generates text."""
+    """One model that generates text. Equal to itself alone."""
 
     entry: Model
     abilities: frozenset[str]
@@ -33,6 +35,7 @@ class ServedModel:
     system_role: bool = True
     """Whether its chat template takes system messages."""
 
+    @lru_cache(MANY)  # noqa: B019 - models live as long as the process
     def of_pool(self, pool: str) -> "ServedModel | None":
         """The same model on the endpoints of one pool; None where it has none there."""
         endpoints = self.pools.get(pool)

@@ -2,12 +2,12 @@
 
 The untouched prompt is what the client wrote; the touched one is what the model read. Told are the untouched prompt's
 tokens and the real tokens of the answer; the difference goes to a defence account (`beyond`). The context is checked
-with the untouched length. Where the touched prompt then leaves too little room, the output cap is lowered without a
-word, and an answer that ends there is told as one that ended by itself; where it leaves no room at all, some of the
-client's own words are left out of the middle.
+with the untouched length. Where the touched prompt and the answer that was granted do not fit it together, some of the
+client's own words are left out of the middle; where it has too few of them for that, the output cap is lowered, and an
+answer that ends there is told as one that ended by itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -18,23 +18,33 @@ from gateway.core.prompt import Message, Prompt
 
 Item = TypeVar("Item")
 
-LEAST_OUTPUT = 16
-"""Output tokens for which words of the client are left out, if it asked for so many."""
 DRAWS = 2**32
 """Of two draws from one roll."""
 MARGIN = 8
 """Characters cut beyond the estimate, since tokens are not evenly long."""
+MOST_CUT = 0.25
+"""The share of a prompt's tokens that may be left out; past that the answer would show it, and its cap is lowered."""
+SETTLED = 256
+"""Characters of an answer after which its beginning is counted for good, up to a space."""
 
 
-def told(real: Usage, untouched_tokens: int, *, cache_block: int = 1) -> Usage:
-    """What the client is told of a request that used `real`.
+def told(prompt_tokens: int, cached_tokens: int, untouched: int, *, added: int, cache_block: int = 1) -> int:
+    """The cached tokens that a client is told of a touched prompt of so many tokens, whose untouched one has
+    `untouched`, behind the `added` ones that stand first.
 
-    Of the cached tokens those are told that lie beyond what was added, which stands first. A backend counts its cache
-    in blocks of `cache_block` tokens, so a number between two blocks is told by none.
+    A backend finds whole blocks. Where it found all that it can, so it would have of the untouched prompt; else what
+    lies beyond what was added was found, which is exact where whole blocks were added.
     """
-    added = max(real.prompt_tokens - untouched_tokens, 0)
-    cached = min(max(real.cached_tokens - added, 0), untouched_tokens)
-    return Usage(untouched_tokens, real.completion_tokens, cached - cached % cache_block)
+    if cached_tokens <= added:
+        return 0
+    if cached_tokens >= _blocks(prompt_tokens - 1, cache_block):
+        last = 0 if cached_tokens >= prompt_tokens else 1
+        return _blocks(max(untouched - last, 0), cache_block)
+    return min(_blocks(cached_tokens - added, cache_block), _blocks(untouched, cache_block))
+
+
+def _blocks(tokens: int, block: int) -> int:
+    return tokens - tokens % block
 
 
 def beyond(real: Usage, shown: Usage) -> Usage:
@@ -44,20 +54,14 @@ def beyond(real: Usage, shown: Usage) -> Usage:
     return Usage(prompt, max(real.completion_tokens - shown.completion_tokens, 0), min(cached, prompt))
 
 
-class Room(NamedTuple):
-    """What the model may generate. `lowered`: less than the client was granted. `excess`: tokens of the prompt that
-    have to go before even that fits."""
-
-    max_tokens: int
-    lowered: bool
-    excess: int
+def excess(context: int, touched: int, max_tokens: int) -> int:
+    """Tokens of a touched prompt that are too many beside an answer of `max_tokens`; 0 where both fit."""
+    return max(touched + max_tokens - context, 0)
 
 
-def room(context: int, touched_tokens: int, max_tokens: int) -> Room:
-    """For a touched prompt of so many tokens, whose untouched one was granted `max_tokens` within `context`."""
-    left = context - touched_tokens
-    granted = min(max_tokens, max(left, LEAST_OUTPUT))
-    return Room(granted, granted < max_tokens, max(granted - left, 0))
+def worth_cutting(excess_tokens: int, untouched: int) -> bool:
+    """Whether so many of the client's own tokens may be left out, rather than to lower its cap."""
+    return excess_tokens <= MOST_CUT * untouched
 
 
 def told_finish(reason: str | None, *, lowered: bool) -> str | None:
@@ -65,20 +69,24 @@ def told_finish(reason: str | None, *, lowered: bool) -> str | None:
     return "stop" if lowered and reason == "length" else reason
 
 
-def shortened(prompt: Prompt, excess: int, tokens: int) -> Prompt:
-    """The untouched prompt, of `tokens` tokens, less about `excess` of them out of the middle of its longest text.
-    Rewrite and count it again; a text of unusual tokens may need it twice."""
-    words = prompt.texts or tuple(message.content for message in prompt.messages)
-    if not words:
-        return prompt
-    longest = max(range(len(words)), key=lambda at: len(words[at]))
-    text = words[longest]
-    cut = min(-(-excess * sum(map(len, words)) // max(tokens, 1)) + MARGIN, len(text))
-    start = (len(text) - cut) // 2
-    text = text[:start] + text[start + cut :]
+def pieces_of(prompt: Prompt) -> tuple[str, ...]:
+    """The client's words, piece by piece: messages of a chat, or texts."""
+    return prompt.texts or tuple(message.content for message in prompt.messages)
+
+
+def cut(text: str, excess_tokens: int, tokens: int, times: int = 1) -> str:
+    """The text, of `tokens` tokens, less about `excess_tokens` of them out of its middle, and `times` as many
+    characters."""
+    gone = min((-(-excess_tokens * len(text) // max(tokens, 1)) + MARGIN) * times, len(text))
+    start = (len(text) - gone) // 2
+    return text[:start] + text[start + gone :]
+
+
+def with_piece(prompt: Prompt, at: int, text: str) -> Prompt:
+    """The prompt with another text in place of one of its pieces."""
     if prompt.texts:
-        return msgspec.structs.replace(prompt, texts=_put(prompt.texts, longest, text))
-    messages = _put(prompt.messages, longest, Message(prompt.messages[longest].role, text))
+        return msgspec.structs.replace(prompt, texts=_put(prompt.texts, at, text))
+    messages = _put(prompt.messages, at, Message(prompt.messages[at].role, text))
     return msgspec.structs.replace(prompt, messages=messages)
 
 
@@ -88,27 +96,45 @@ def can_shadow(prompt: Prompt) -> bool:
 
 
 class Retelling:
-    """One choice of a decoy's answer, its tokens counted as the nominal model's. Feed each delta; the counts of all of
-    them are told with the last."""
+    """One choice of a decoy's answer, its tokens counted as the nominal model's, delta by delta."""
 
     def __init__(self, count: Callable[[str], int], max_tokens: int) -> None:
         """`count`: tokens of a text by the nominal model's tokenizer. `max_tokens`: the cap that the client knows."""
         self._count, self._max_tokens = count, max_tokens
-        self._pieces: list[str] = []
+        self._settled = 0  # tokens of what no later text can change
+        self._open = ""  # what comes after that
+        self._told = 0
 
     def feed(self, delta: Delta) -> Delta:
-        """The delta as the nominal model would have given it; its prompt tokens are `told`'s business."""
-        self._pieces.append(delta.text)
-        tokens = 0
-        if delta.finish_reason == "length":  # at the cap, whoever counts
-            tokens = self._max_tokens
-        elif delta.finish_reason is not None:
-            tokens = max(self.tokens(), 1)
-        return msgspec.structs.replace(delta, completion_tokens=tokens, cached_tokens=0, logprobs=None)
+        """The delta as the nominal model would have given it, up to its cap, where it ends; its prompt tokens are not
+        this one's business."""
+        text, reason = delta.text, delta.finish_reason
+        tokens = self._tokens(text)
+        if tokens > self._max_tokens:
+            text, tokens, reason = self._shortest(text), self._max_tokens, "length"
+        elif reason == "length" and tokens < self._max_tokens:
+            reason = "stop"  # at a cap that the client knows nothing of
+        self._take(text)
+        tokens = max(tokens, 1) if reason is not None else tokens
+        more, self._told = max(tokens - self._told, 0), max(tokens, self._told)
+        return msgspec.structs.replace(delta, text=text, finish_reason=reason, completion_tokens=more, logprobs=None)
 
-    def tokens(self) -> int:
-        """Of what has come so far."""
-        return min(self._count("".join(self._pieces)), self._max_tokens)
+    def _tokens(self, more: str) -> int:
+        return self._settled + self._count(self._open + more)
+
+    def _take(self, text: str) -> None:
+        self._open += text
+        if len(self._open) > SETTLED and (space := self._open.rfind(" ", 1)) > 0:
+            self._settled += self._count(self._open[:space])
+            self._open = self._open[space:]
+
+    def _shortest(self, text: str) -> str:
+        """As much of the text as the cap takes."""
+        low, high = 0, len(text)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._tokens(text[:middle]) <= self._max_tokens else (low, middle - 1)
+        return text[:low]
 
 
 class Pace(NamedTuple):
@@ -134,7 +160,13 @@ def pace(slow: Slow, spread: Spread, roll: int) -> Pace:
     )
 
 
-def _at_quantile(values: tuple[float, ...], quantile: float) -> float:
+def within(wanted: Pace, max_tokens: int, most_ms: float) -> Pace:
+    """The pace, quickened where an answer of `max_tokens` would take longer than `most_ms`."""
+    first = min(wanted.first_ms, most_ms / 2)
+    return Pace(first, min(wanted.gap_ms, (most_ms - first) / max(max_tokens, 1)))
+
+
+def _at_quantile(values: Sequence[float], quantile: float) -> float:
     """Between the two nearest of them."""
     place = quantile * (len(values) - 1)
     below = int(place)

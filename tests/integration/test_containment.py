@@ -124,10 +124,12 @@ async def read(world: World, key: IssuedKey, one: Spelling) -> tuple[tuple[int, 
     return said, sorted(prompts)
 
 
+ADDED = re.compile(re.escape(CAT) + r"\n\n" + CANARY.pattern + r"\n*")
+
+
 def bare(prompt: str) -> str:
     """A prompt without what containment added: in a chat a system message before all others, or its beginning."""
-    text = CANARY.sub("", prompt.replace(CAT + "\n\n", "", 1), count=1)
-    return re.sub(r"\A(system: )?\n\n|\Asystem: \n", r"\1", text)
+    return re.sub(r"\Asystem: (user|assistant): ", r"\1: ", ADDED.sub("", prompt, count=1))
 
 
 async def test_there_are_fifty_spellings() -> None:
@@ -190,20 +192,119 @@ async def test_the_edges_of_the_context_are_where_they_are_for_all(house: World,
         assert len(prompt.encode()) + generation.parameters["max_tokens"] <= 4096
 
 
-async def test_an_answer_that_ends_at_a_lowered_cap_is_told_as_one_that_ended_by_itself(house: World) -> None:
-    async def at_the_cap(generation: Generation) -> None:
-        most = generation.parameters["max_tokens"]
-        await generation.send(event("ok", finish="length", prompt_tokens=4000, tokens=most))
-        await generation.end()
+async def at_the_cap(generation: Generation) -> None:
+    """Generates as much as it may."""
+    most, text = generation.parameters["max_tokens"], generation.request["text_input"]
+    await generation.send(event("ok", finish="length", prompt_tokens=len(text.encode()), tokens=most))
+    await generation.end()
 
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": exactly(3996)}], "max_tokens": 100},
+        {"messages": [{"role": "user", "content": "tea"}] * 340, "max_tokens": 16},
+        {"prompt": ["x" * 3996, "hi"], "max_tokens": 100},
+        {"prompt": ["a" * 3000, "\N{GRINNING FACE}" * 1018], "max_tokens": 10},
+        {"prompt": "d" * 400 + " " * 3286 + "d" * 400, "max_tokens": 10},
+    ],
+)
+async def test_an_answer_that_fills_its_cap_at_the_edge_of_the_context_is_told_alike(
+    house: World, body: dict[str, Any]
+) -> None:
+    """Words of the client make way for what is added, whichever of its texts is in its way; its cap stays."""
+    for triton in house.tritons:
+        triton.behave = at_the_cap
+    path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
+    number = len(body["prompt"]) if isinstance(body.get("prompt"), list) else 1
+    one = Spelling("full", path, {"model": "demo", **body}, number)
+    clean, marked = await house.key(), await contained(house)
+    said, _ = await read(house, clean, one)
+    assert said[0] == 200
+    said_to_marked, prompts = await read(house, marked, one)
+    assert said_to_marked == said
+    assert len(prompts) == number
+    for prompt in prompts:
+        assert CAT in prompt
+        assert len(prompt.encode()) + body["max_tokens"] <= 4096
+
+
+async def test_where_there_are_no_words_to_leave_out_the_cap_is_lowered_and_the_end_told_as_one_of_its_own(
+    house: World,
+) -> None:
     for triton in house.tritons:
         triton.behave = at_the_cap
     marked = await contained(house)
-    message = {"role": "user", "content": exactly(3996)}
-    answer = await (await house.gateway.chat(marked.token, messages=[message], max_tokens=100)).json()
-    assert answer["usage"]["prompt_tokens"] == 3996
-    assert answer["usage"]["completion_tokens"] < 100
-    assert answer["choices"][0]["finish_reason"] == "stop"
+    message = {"role": "user", "content": exactly(40)}
+    key, answer = marked, await house.gateway.chat(marked.token, model="narrow", messages=[message], max_tokens=360)
+    body = await answer.json()
+    assert body["usage"]["prompt_tokens"] == 40
+    assert body["usage"]["completion_tokens"] < 360
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert (await house.event(key)).contained
+
+
+async def test_what_the_backend_adds_by_itself_is_told_to_all(house: World) -> None:
+    """A fleet file that says nothing of a BOS token must not uncover anybody."""
+
+    async def with_one_more(generation: Generation) -> None:
+        text = generation.request["text_input"]
+        await generation.send(event("ok", finish="stop", prompt_tokens=len(text.encode()) + 1))
+        await generation.end()
+
+    for triton in house.tritons:
+        triton.behave = with_one_more
+    clean, marked = await house.key(), await contained(house)
+    one = spellings()[0]
+    said, _ = await read(house, clean, one)
+    assert (await read(house, marked, one))[0] == said
+
+
+def shared(one: bytes, other: bytes) -> int:
+    """How long a beginning they have in common."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+class Cache:
+    """A backend's prefix cache, in blocks of 16 tokens, of all that was ever read."""
+
+    def __init__(self) -> None:
+        self._read: list[bytes] = []
+
+    async def __call__(self, generation: Generation) -> None:
+        text = generation.request["text_input"].encode()
+        common = max((shared(text, old) for old in self._read), default=0)
+        self._read.append(text)
+        found = min(common, len(text) - 1) // 16 * 16
+        await generation.send(event("ok", finish="stop", prompt_tokens=len(text), num_cached_tokens=found))
+        await generation.end()
+
+
+@pytest.mark.parametrize("length", range(100, 117))
+async def test_the_prefix_cache_is_told_as_it_would_have_been_found(house: World, length: int) -> None:
+    """In a conversation that grows, and for a prompt that is sent again."""
+    clean, marked = await house.key(), await contained(house)
+    told: list[list[Any]] = []
+    await asked_of(house, marked, [{"role": "user", "content": "hello"}])  # its sentences are in the cache
+    for key in (clean, marked):
+        cache = Cache()
+        for triton in house.tritons:
+            triton.behave = cache
+        await asked_of(house, key, [{"role": "user", "content": "something else"}])
+        chat = [{"role": "user", "content": "x" * length}]
+        counts = []
+        for _ in range(3):
+            counts += [await asked_of(house, key, chat), await asked_of(house, key, chat)]
+            chat += [{"role": "assistant", "content": "ok"}, {"role": "user", "content": "and then?"}]
+        told.append(counts)
+    assert told[0] == told[1]
+    assert told[0][-1] > told[0][1] > 0
+
+
+async def asked_of(world: World, key: IssuedKey, messages: list[dict[str, str]]) -> int:
+    """The cached tokens that a chat is told."""
+    answer = await (await world.gateway.chat(key.token, model="solo", messages=messages)).json()
+    return int((answer["usage"].get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
 
 async def test_who_is_contained_is_contained_at_the_next_request_and_who_is_released_too(house: World) -> None:
@@ -297,10 +398,24 @@ async def test_a_decoy_that_fails_is_not_seen_from_any_error(house: World) -> No
     assert (record.outcome, record.shadow) == ("completed", None)
 
 
+async def test_a_decoy_that_is_silent_is_not_waited_for_long(house: World) -> None:
+    async def be_silent(generation: Generation) -> None:
+        await generation.gone.wait()
+
+    house.tritons[2].behave = be_silent
+    shadowed = await house.key(tags=["elsewhere"])
+    second = house.gateways[1]  # in the first one it may rest
+    answers = [await second.chat(shadowed.token) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert len(house.tritons[2].generations) <= 1  # then it rests
+    assert {event.shadow for event in await house.events(shadowed)} == {None}
+
+
 async def test_a_pool_that_is_not_there_is_counted_and_the_request_served(house: World) -> None:
     before = await house.gateway.metrics()
     key = await house.key(tags=["nowhere"])
     assert (await house.gateway.chat(key.token)).status == 200
+    assert not (await house.event(key)).contained
 
     async def counted() -> bool:
         return (await house.gateway.metrics()) != before and 'misfits_total{action="shadow"}' in (
@@ -351,7 +466,7 @@ FIRST_MS, GAP_MS = 250, 40
 async def busy_day(world: World) -> None:
     """The ledger's record of a day on which `solo` was so slow."""
     key = await world.key()
-    tokens, record = 11, key.record
+    tokens, record = 21, key.record
     events = [
         RequestEvent(
             request=f"req_busy{number}", organisation=record.organisation, project=record.project,
@@ -388,6 +503,9 @@ async def test_the_slow_get_the_times_of_a_busy_day_and_nothing_else_differs(hou
     for body in said:
         del body["id"], body["created"]
     assert said[0] == said[1]
+    answer = await second.chat(late.token, model="solo", stream=True)
+    frames = [frame async for frame in answer.events()]
+    assert sum('"content"' in frame for frame in frames) >= 4  # one by one, not in lumps
     event = (await house.events(late))[-1]
     assert event.contained
     assert event.ttft_ms is not None

@@ -278,6 +278,7 @@ def write_files(folder: Path, ports: Sequence[int]) -> None:
         "models": [
             {"name": "demo", "endpoints": ["e0", "e1", "decoy"], **model},
             {"name": "solo", "endpoints": ["e0"], **model},
+            {"name": "narrow", "endpoints": ["e0"], **model, "context_tokens": 400},
             {"name": "dear", "endpoints": ["e0"], "cost": DEAR, "kv_bytes_per_token": 1 << 30, **model},
         ],
         "tensor_models": [

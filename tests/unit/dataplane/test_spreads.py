@@ -5,7 +5,7 @@ from gateway.storage.times import Served
 
 
 def served(number: int) -> list[Served]:
-    return [Served(first_ms=at, duration_ms=at + 10 * 9, tokens=10) for at in range(number)]
+    return [Served(first_ms=at, duration_ms=at + 10 * 19, tokens=20) for at in range(number)]
 
 
 def test_the_quantiles_go_from_the_fastest_to_the_slowest() -> None:

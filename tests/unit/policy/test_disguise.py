@@ -8,55 +8,74 @@ from gateway.core.decision import Slow
 from gateway.core.delta import Delta, TokenLogprob, Usage
 from gateway.core.prompt import Message, Prompt, Sampling
 from gateway.policy.disguise import (
-    LEAST_OUTPUT,
     MARGIN,
     Pace,
     Retelling,
-    Room,
     Spread,
     beyond,
     can_shadow,
+    cut,
+    excess,
     pace,
-    room,
-    shortened,
+    pieces_of,
     told,
     told_finish,
+    with_piece,
+    within,
+    worth_cutting,
 )
 
 COUNT = st.integers(0, 10_000)
 
 
 @pytest.mark.parametrize(
-    ("real", "untouched", "block", "shown"),
+    ("prompt", "cached", "untouched", "added", "block", "shown"),
     [
-        (Usage(130, 20, 0), 100, 1, Usage(100, 20, 0)),
-        (Usage(130, 20, 30), 100, 1, Usage(100, 20, 0)),  # nothing beyond what was added was in the cache
-        (Usage(130, 20, 31), 100, 1, Usage(100, 20, 1)),
-        (Usage(130, 20, 128), 100, 16, Usage(100, 20, 96)),
-        (Usage(130, 20, 62), 100, 16, Usage(100, 20, 32)),
-        (Usage(130, 20, 45), 100, 16, Usage(100, 20, 0)),
-        (Usage(100, 20, 64), 100, 16, Usage(100, 20, 64)),  # nothing was added
-        (Usage(80, 20, 64), 100, 16, Usage(100, 20, 64)),  # words were taken out
-        (Usage(300, 20, 290), 10, 1, Usage(10, 20, 0)),
+        (130, 0, 100, 30, 1, 0),
+        (130, 30, 100, 30, 1, 0),  # nothing beyond what was added was in the cache
+        (130, 31, 100, 30, 1, 1),
+        (148, 112, 100, 48, 16, 64),
+        (148, 144, 100, 48, 16, 96),  # all but the last, unfinished block
+        (144, 128, 96, 48, 16, 80),  # all but the last token's block: a backend computes that one anew
+        (144, 144, 96, 48, 16, 96),  # or does not
+        (145, 144, 100, 45, 16, 96),  # all that there was: so it would have been, although no whole blocks were added
+        (145, 128, 100, 45, 16, 80),
+        (60, 48, 12, 48, 16, 0),
+        (100, 64, 100, 0, 16, 64),  # nothing was added
+        (300, 290, 10, 290, 1, 0),
     ],
 )
-def test_usage_is_told_as_untouched(real: Usage, untouched: int, block: int, shown: Usage) -> None:
-    assert told(real, untouched, cache_block=block) == shown
-    if block == 1:
-        assert told(real, untouched) == shown
-
-
-@given(COUNT, COUNT, COUNT, COUNT, st.sampled_from([1, 16, 64]))
-def test_what_is_told_is_possible_and_with_what_goes_beyond_covers_what_was_used(
-    prompt: int, completion: int, cached: int, untouched: int, block: int
+def test_cached_tokens_are_told_as_untouched(
+    prompt: int, cached: int, untouched: int, added: int, block: int, shown: int
 ) -> None:
-    real = Usage(prompt, completion, min(cached, prompt))
-    shown = told(real, untouched, cache_block=block)
+    assert told(prompt, cached, untouched, added=added, cache_block=block) == shown
+
+
+@given(st.integers(1, 500), st.integers(0, 8), st.sampled_from([1, 16, 64]), st.data())
+def test_with_whole_blocks_added_the_cache_is_told_to_the_token(
+    untouched: int, blocks: int, block: int, data: st.DataObject
+) -> None:
+    """A conversation of which the backend has read the beginning, with and without what is added before it."""
+    known = data.draw(st.integers(0, untouched))
+    added = blocks * block
+    found = min(known + added, untouched + added - 1) // block * block
+    usual = min(known, untouched - 1) // block * block
+    assert told(untouched + added, found, untouched, added=added, cache_block=block) == usual
+
+
+@given(COUNT, COUNT, COUNT, st.integers(0, 300), st.sampled_from([1, 16, 64]))
+def test_what_is_told_of_the_cache_is_possible(
+    prompt: int, cached: int, untouched: int, added: int, block: int
+) -> None:
+    shown = told(prompt, min(cached, prompt), untouched, added=added, cache_block=block)
+    assert 0 <= shown <= untouched
+    assert shown % block == 0
+
+
+@given(COUNT, COUNT, COUNT, COUNT)
+def test_what_goes_beyond_covers_what_was_used(prompt: int, completion: int, cached: int, untouched: int) -> None:
+    real, shown = Usage(prompt, completion, min(cached, prompt)), Usage(untouched, completion, 0)
     rest = beyond(real, shown)
-    assert shown.prompt_tokens == untouched
-    assert shown.completion_tokens == completion
-    assert 0 <= shown.cached_tokens <= untouched
-    assert shown.cached_tokens % block == 0
     assert shown.prompt_tokens + rest.prompt_tokens == max(prompt, untouched)
     assert rest.completion_tokens == 0
     assert 0 <= rest.cached_tokens <= rest.prompt_tokens
@@ -79,35 +98,16 @@ def test_the_defence_account_carries_the_rest(real: Usage, shown: Usage, rest: U
 
 @pytest.mark.parametrize(
     ("context", "touched", "granted", "found"),
-    [
-        (1000, 130, 870, Room(870, False, 0)),
-        (1000, 130, 871, Room(870, True, 0)),
-        (1000, 984, 500, Room(16, True, 0)),
-        (1000, 985, 500, Room(16, True, 1)),
-        (1000, 1000, 500, Room(16, True, 16)),
-        (1000, 1030, 500, Room(16, True, 46)),
-        (1000, 995, 5, Room(5, False, 0)),
-        (1000, 996, 5, Room(5, False, 1)),
-        (1000, 1029, 1, Room(1, False, 30)),
-        (1000, 1000, 16, Room(16, False, 16)),
-        (1000, 1000, 17, Room(16, True, 16)),
-    ],
+    [(1000, 130, 870, 0), (1000, 130, 871, 1), (1000, 1000, 1, 1), (1000, 1030, 500, 530), (1000, 1, 1, 0)],
 )
-def test_room_is_found_without_a_word(context: int, touched: int, granted: int, found: Room) -> None:
-    assert room(context, touched, granted) == found
+def test_what_is_too_much_is_prompt_and_answer_together(context: int, touched: int, granted: int, found: int) -> None:
+    assert excess(context, touched, granted) == found
 
 
-@given(st.integers(1, 5000), st.integers(1, 6000), st.integers(1, 5000))
-def test_the_context_never_overflows_and_nobody_gets_more_than_was_granted(
-    context: int, touched: int, granted: int
-) -> None:
-    found = room(context, touched, granted)
-    assert touched - found.excess + found.max_tokens <= context or touched < found.excess
-    assert found.max_tokens <= granted
-    assert found.lowered is (found.max_tokens < granted)
-    assert found.max_tokens >= min(granted, LEAST_OUTPUT)
-    if found.excess:
-        assert found.max_tokens == min(granted, LEAST_OUTPUT)
+def test_words_go_before_the_cap_does_unless_they_were_many() -> None:
+    assert worth_cutting(0, 0)
+    assert worth_cutting(25, 100)
+    assert not worth_cutting(26, 100)
 
 
 @pytest.mark.parametrize(
@@ -121,36 +121,31 @@ def test_an_end_at_a_cap_that_the_client_does_not_know_is_an_end_of_its_own(
     assert told_finish(reason, lowered=lowered) == shown
 
 
-def test_words_are_left_out_of_the_middle_of_the_longest_text() -> None:
+def test_words_are_left_out_of_the_middle() -> None:
     text = "a" * 500 + "b" * 500
-    chat = Prompt(endpoint="chat", model="m", messages=(Message("user", "short"), Message("assistant", text)))
-    cut = shortened(chat, 10, 250)
-    characters = -(-10 * 1005 // 250) + MARGIN
-    kept = cut.messages[1].content
-    assert cut.messages[0] == Message("user", "short")
-    assert cut.messages[1].role == "assistant"
-    assert len(kept) == 1000 - characters
-    assert abs(kept.count("a") - kept.count("b")) <= 1
-    plain = shortened(Prompt(endpoint="completions", model="m", texts=("x", text, "y")), 10, 250)
-    assert plain.texts[0] == "x"
-    assert plain.texts[2] == "y"
-    assert len(plain.texts[1]) == 1000 - (-(-10 * 1002 // 250) + MARGIN)
+    kept = cut(text, 10, 250)
+    assert len(kept) == 1000 - (40 + MARGIN)
+    assert kept.count("a") == kept.count("b")
+    assert text.startswith(kept[:470])
+    assert len(cut(text, 10, 250, 3)) == 1000 - 3 * (40 + MARGIN)
 
 
 def test_never_more_is_left_out_than_there_is() -> None:
-    assert shortened(Prompt(endpoint="completions", model="m", texts=("abc",)), 50, 3).texts == ("",)
-    assert shortened(Prompt(endpoint="completions", model="m", texts=("abc",)), 1, 0).texts == ("",)
-    assert shortened(Prompt(endpoint="completions", model="m", texts=("x" * 100,)), 1, 1).texts == ("",)
-    empty = Prompt(endpoint="chat", model="m")
-    assert shortened(empty, 5, 5) == empty
+    assert cut("abc", 50, 3) == cut("abc", 1, 0) == cut("x" * 9, 1, 1) == cut("", 5, 5) == ""
 
 
 @given(st.integers(1, 400), st.integers(1, 8))
-def test_one_cut_makes_room_where_tokens_are_evenly_long(excess: int, width: int) -> None:
+def test_one_cut_makes_room_where_tokens_are_evenly_long(too_many: int, width: int) -> None:
     """A tokenizer of `width` characters a token."""
-    text = "x" * 500 * width
-    cut = shortened(Prompt(endpoint="completions", model="m", texts=(text,)), excess, 500)
-    assert len(cut.texts[0]) // width <= 500 - excess
+    assert len(cut("x" * 500 * width, too_many, 500)) // width <= 500 - too_many
+
+
+def test_a_piece_is_put_where_it_was() -> None:
+    chat = Prompt(endpoint="chat", model="m", messages=(Message("system", "a"), Message("user", "b")))
+    assert with_piece(chat, 1, "c").messages == (Message("system", "a"), Message("user", "c"))
+    plain = Prompt(endpoint="completions", model="m", texts=("a", "b"))
+    assert with_piece(plain, 0, "c").texts == ("c", "b")
+    assert (pieces_of(chat), pieces_of(plain)) == (("a", "b"), ("a", "b"))
 
 
 def test_a_decoy_answers_only_where_nobody_reads_its_tokens() -> None:
@@ -163,21 +158,38 @@ def letters(text: str) -> int:
     return len(text)
 
 
-def test_a_decoys_answer_is_counted_as_the_nominal_models() -> None:
+def test_a_decoys_answer_is_counted_as_the_nominal_models_delta_by_delta() -> None:
     telling = Retelling(letters, 100)
     logprob = TokenLogprob("a", -1.0)
     first = telling.feed(Delta("abc", 1, None, 7, 1, 3, (logprob,)))
-    assert first == Delta("abc", 1, None, 7, 0, 0, None)
-    assert telling.feed(Delta("de", 1, "stop", 7, 1)) == Delta("de", 1, "stop", 7, 5)
+    assert first == Delta("abc", 1, None, 7, 3, 3, None)
+    assert telling.feed(Delta("de", 1, "stop", 7, 1)) == Delta("de", 1, "stop", 7, 2)
 
 
 @pytest.mark.parametrize(
-    ("text", "reason", "tokens"),
-    [("abcdef", "stop", 5), ("abc", "stop", 3), ("", "stop", 1), ("abc", "length", 5), ("abcdefgh", "length", 5),
-     ("abcde", "stop", 5)],
+    ("text", "reason", "told_text", "told_reason", "tokens"),
+    [("abcdef", "stop", "abcde", "length", 5), ("abc", "stop", "abc", "stop", 3), ("", "stop", "", "stop", 1),
+     ("abc", "length", "abc", "stop", 3), ("abcdefgh", "length", "abcde", "length", 5),
+     ("abcde", "stop", "abcde", "stop", 5), ("abcde", "length", "abcde", "length", 5),
+     ("abcdef", None, "abcde", "length", 5), ("abc", None, "abc", None, 3)],
 )  # fmt: skip
-def test_a_decoys_counts_and_its_finish_reason_go_together(text: str, reason: str, tokens: int) -> None:
-    assert Retelling(letters, 5).feed(Delta(text, 0, reason, 3, 1)).completion_tokens == tokens
+def test_a_decoys_text_its_count_and_its_finish_reason_go_together(
+    text: str, reason: str | None, told_text: str, told_reason: str | None, tokens: int
+) -> None:
+    shown = Retelling(letters, 5).feed(Delta(text, 0, reason, 3, 1))
+    assert (shown.text, shown.finish_reason, shown.completion_tokens) == (told_text, told_reason, tokens)
+
+
+def words(text: str) -> int:
+    """As tokenizers do: a word with the space before it."""
+    return len(text.split())
+
+
+@given(st.lists(st.sampled_from(["tea ", "is", " grown", " on", "\n", " hills and ", "x" * 50]), max_size=60))
+def test_a_long_answer_is_counted_piece_by_piece_as_it_is_in_one(pieces: list[str]) -> None:
+    telling = Retelling(words, 10_000)
+    counted = sum(telling.feed(Delta(piece)).completion_tokens for piece in pieces)
+    assert counted == words("".join(pieces))
 
 
 SPREAD = Spread((100.0, 200.0, 400.0), (10.0, 20.0, 30.0))
@@ -210,3 +222,18 @@ def test_slowness_stays_within_its_quantiles(roll: int) -> None:
     found = pace(Slow(0.5, 0.75), SPREAD, roll)
     assert 200 <= found.first_ms <= 300
     assert 20 <= found.gap_ms <= 25
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tokens", "most", "found"),
+    [
+        (Pace(100, 10), 10, 1000, Pace(100, 10)),
+        (Pace(100, 10), 90, 1000, Pace(100, 10)),
+        (Pace(100, 10), 180, 1000, Pace(100, 5)),
+        (Pace(900, 10), 10, 1000, Pace(500, 10)),
+        (Pace(900, 100), 10, 1000, Pace(500, 50)),
+        (Pace(100, 10), 0, 1000, Pace(100, 10)),
+    ],
+)
+def test_no_slowness_takes_longer_than_a_request_may(wanted: Pace, tokens: int, most: int, found: Pace) -> None:
+    assert within(wanted, tokens, most) == found

@@ -1,0 +1,175 @@
+"""A touched prompt that the model takes: with sentences that fill whole blocks of its prefix cache, and within its
+context beside the answer that was granted."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from gateway.core.decision import Edit
+from gateway.core.errors import InvalidRequest
+from gateway.core.prompt import Message, Prompt
+from gateway.dataplane.measure import Measured
+from gateway.fleet.models import ServedModel
+from gateway.policy.disguise import cut, excess, pieces_of, with_piece, worth_cutting
+from gateway.policy.rewrite import rewrite
+
+FILLERS = ("\n", " .", " -")
+"""What may stand behind the sentences until they fill whole blocks; one of them is a token in about any tokenizer."""
+ROUNDS = 14
+"""Each of them leaves out twice as much as the one before: no text is so odd that it does not fit then."""
+LEAST_OUTPUT = 16
+"""Tokens of output for which words are left out in any case."""
+REMEMBERED = 4096
+SPARE = 8
+"""Tokens kept free where the sum of two counts stands for the count of the whole."""
+
+
+class Work(NamedTuple):
+    """What is sent to a model: texts, and the most output tokens of each choice of each."""
+
+    model: ServedModel
+    texts: tuple[str, ...]
+    max_tokens: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: ServedModel, texts: tuple[str, ...], max_tokens: int) -> "Work":
+        """With one cap for all."""
+        return cls(model, texts, (max_tokens,) * len(texts))
+
+
+class Fitted(NamedTuple):
+    """A prompt as it is sent. `added`: tokens that stand before the client's own; None: not all that was added does."""
+
+    prompt: Prompt
+    work: Work
+    added: int | None
+
+
+async def fitted(
+    prompt: Prompt,
+    texts: tuple[str, ...],
+    measured: Measured,
+    model: ServedModel,
+    edits: tuple[Edit, ...],
+    sentence: str | None,
+    *,
+    most: int,
+) -> Fitted:
+    """The touched form of a prompt with these texts, measured so, for at most `most` tokens of output. Raises
+    InvalidRequest where the model's template does not take the messages, or they cannot be made to fit."""
+    head, added = padded(model, _plainest(prompt), edits, sentence) if _heads(edits, sentence) else (sentence, None)
+    most = min(most, model.entry.max_output_tokens)
+    trim = _Trim(prompt, model, edits, head)
+    if model.fits(trim.texts, most) or _certainly_fits(texts, trim.texts, measured, model, edits, most):
+        return Fitted(trim.touched, Work.of(model, trim.texts, most), added)
+    caps = await trim.fit(most)
+    return Fitted(trim.touched, Work(model, trim.texts, caps), added)
+
+
+def _certainly_fits(
+    texts: tuple[str, ...],
+    touched: tuple[str, ...],
+    measured: Measured,
+    model: ServedModel,
+    edits: tuple[Edit, ...],
+    most: int,
+) -> bool:
+    """By what the untouched texts were counted or bounded as: long ones need no second count."""
+    if len(measured.counts) != len(touched) or any(edit.place == "replace" for edit in edits):
+        return False
+    return max(measured.counts) + _bytes_added(texts, touched) + SPARE + most <= model.entry.context_tokens
+
+
+class _Trim:
+    """A prompt on its way into a context that is too small for all of it. `touched`, `texts`: as it is now."""
+
+    def __init__(self, prompt: Prompt, model: ServedModel, edits: tuple[Edit, ...], head: str | None) -> None:
+        self._prompt, self._model, self._edits, self._head = prompt, model, edits, head
+        self._touch()
+
+    def _touch(self) -> None:
+        self.touched = rewrite(self._prompt, self._edits, self._head, system_role=self._model.system_role)
+        self.texts = self._model.render(self.touched)
+
+    async def fit(self, most: int) -> tuple[int, ...]:
+        """The caps with which it fits: `most` where leaving out some of the client's own words makes room for that,
+        else lower ones. Raises InvalidRequest."""
+        context = self._model.entry.context_tokens
+        counts = await self._count(self.texts)
+        wanted = most if worth_cutting(max(excess(context, n, most) for n in counts), max(counts)) else LEAST_OUTPUT
+        for turn in range(ROUNDS):
+            over = [excess(context, tokens, min(wanted, most)) for tokens in counts]
+            if not any(over):
+                return tuple(most - excess(context, tokens, most) for tokens in counts)
+            await self._shorten(over, 1 << turn)
+            self._touch()
+            counts = await self._count(self.texts)
+        raise InvalidRequest("The prompt cannot be made to fit.")
+
+    async def _shorten(self, over: Sequence[int], times: int) -> None:
+        """Leave out so many tokens of each text, and `times` as many characters; of a chat, of its longest messages."""
+        pieces = pieces_of(self._prompt)
+        counts = await self._count(pieces)
+        if self._prompt.texts:
+            for at, too_many in enumerate(over):
+                if too_many:
+                    self._leave_out(at, pieces[at], too_many, counts[at], times)
+            return
+        left = over[0] * times
+        for at in sorted(range(len(pieces)), key=lambda at: -counts[at]):
+            if left > 0:
+                self._leave_out(at, pieces[at], min(left, counts[at]), counts[at], 1)
+                left -= counts[at]
+
+    def _leave_out(self, at: int, text: str, tokens: int, of: int, times: int) -> None:
+        self._prompt = with_piece(self._prompt, at, cut(text, tokens, of, times))
+
+    async def _count(self, texts: Sequence[str]) -> list[int]:
+        return await self._model.count_each(texts, asyncio.to_thread)
+
+
+def _bytes_added(before: Sequence[str], after: Sequence[str]) -> int:
+    """At most so many tokens were added to any text."""
+    return max(_size(new) - _size(old) for old, new in zip(before, after, strict=True))
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+# -- whole blocks
+
+
+def _heads(edits: tuple[Edit, ...], sentence: str | None) -> bool:
+    """Whether something stands before all that the client wrote, and nothing is put anywhere else."""
+    places = {edit.place for edit in edits}
+    return bool(sentence or places) and places <= {"prepend_system"}
+
+
+def _plainest(prompt: Prompt) -> Prompt:
+    """The plainest prompt to which the same is added: a chat with or without a system prompt, or a text."""
+    if prompt.endpoint != "chat":
+        return Prompt(endpoint="completions", model="", texts=("?",))
+    user = Message("user", "?")
+    system = bool(prompt.messages) and prompt.messages[0].role == "system"
+    return Prompt(endpoint="chat", model="", messages=(Message("system", "?"), user) if system else (user,))
+
+
+@lru_cache(REMEMBERED)
+def padded(model: ServedModel, plain: Prompt, edits: tuple[Edit, ...], sentence: str | None) -> tuple[str | None, int]:
+    """The last sentence with as much behind it that what is added fills whole blocks of the prefix cache, and how many
+    tokens that is: then what is told of the cache is exact, and no more is read than without it."""
+    block = model.entry.cache_block_tokens
+    count = model.counter.count_now
+    before = count(model.render(plain)[0])
+    best: tuple[str | None, int] = sentence, 0
+    for filler in FILLERS:
+        for times in range(2 * block):
+            head = (sentence or "") + filler * times or None
+            added = count(model.render(rewrite(plain, edits, head, system_role=model.system_role))[0]) - before
+            if added % block == 0:
+                return head, added
+            if not best[1]:
+                best = head, added
+    return best

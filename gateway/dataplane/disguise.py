@@ -36,15 +36,22 @@ class Disguise:
         self._answers: list[list[str]] = [[] for _ in range(call.choices)]
         self._real_prompts: dict[int, int] = {}
         self._nominal = call.model
-        self._counting = asyncio.create_task(self._count())
+        self._apart = fitted.apart
+        self._every_frame = call.endpoint == "generate"  # tells its counts with each of them
+        self._counting: asyncio.Task[tuple[list[int], list[int]]] | None = None
 
-    async def _count(self) -> tuple[list[int], list[int]]:
-        """Tokens of the untouched texts and of the touched ones, by the tokenizer of the model that is named. Counted
-        in a thread while the model reads: nobody waits for it."""
-        texts = (*self.call.texts, *self.work.texts)
-        counts = await asyncio.to_thread(lambda: [self._nominal.counter.count_now(text) for text in texts])
-        number = len(self.call.texts)
-        return counts[:number], counts[number:]
+    async def _counts(self) -> tuple[list[int], list[int]]:
+        """Tokens of the untouched texts and of the touched ones, by the tokenizer of the model that is named."""
+        return await asyncio.shield(self._count())
+
+    def _count(self) -> "asyncio.Task[tuple[list[int], list[int]]]":
+        if self._counting is None:
+            self._counting = asyncio.create_task(asyncio.to_thread(self._count_now))
+        return self._counting
+
+    def _count_now(self) -> tuple[list[int], list[int]]:
+        count = self._nominal.counter.count_now
+        return [count(text) for text in self.call.texts], [count(text) for text in self.work.texts]
 
     def over(self, choices: list[Choice]) -> "list[DisguisedChoice]":
         """Choices that tell what the client is to be told."""
@@ -62,15 +69,28 @@ class Disguise:
         delta.finish_reason = told_finish(delta.finish_reason, lowered=lowered)
         if not delta.prompt_tokens:
             return
-        untouched, touched = (counts[text] for counts in await asyncio.shield(self._counting))
+        if self._apart and self._added is not None and not self.retells:
+            self._tell_prompt(delta, self._added)
+        elif delta.finish_reason is None and self._added is not None and not (self._every_frame or self.retells):
+            self._count()  # by the end it will have been counted; till then this is near enough
+            self._tell_prompt(delta, self._added)
+        else:
+            counts = await self._counts()
+            self._tell_counted(delta, counts[0][text], counts[1][text])
+
+    def _tell_counted(self, delta: Delta, untouched: int, touched: int) -> None:
         if self.retells:  # of another tokenizer's count only the share can be told
             delta.cached_tokens = delta.cached_tokens * touched // delta.prompt_tokens
             delta.prompt_tokens = touched + self._nominal.entry.special_tokens
-        shown = max(delta.prompt_tokens - touched + untouched, 0)  # what the backend adds to both stays in it
-        added = max(touched - untouched, 0) if self._added is None else self._added
+        self._tell_prompt(delta, touched - untouched)
+
+    def _tell_prompt(self, delta: Delta, more: int) -> None:
+        """The prompt less so many tokens. What the backend adds to every prompt stays in it."""
+        shown = max(delta.prompt_tokens - more, 0)
+        added = max(more, 0) if self._added is None else self._added
         block = self._nominal.entry.cache_block_tokens
-        cached = told(delta.prompt_tokens, delta.cached_tokens, shown, added=added, cache_block=block)
-        delta.prompt_tokens, delta.cached_tokens = shown, cached
+        delta.cached_tokens = told(delta.prompt_tokens, delta.cached_tokens, shown, added=added, cache_block=block)
+        delta.prompt_tokens = shown
 
     @property
     def retells(self) -> bool:
@@ -133,7 +153,8 @@ class Disguise:
 
     def close(self) -> None:
         """The request is over."""
-        self._counting.cancel()
+        if self._counting is not None:
+            self._counting.cancel()
 
 
 class DisguisedChoice:

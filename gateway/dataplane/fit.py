@@ -39,11 +39,13 @@ class Work(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A prompt as it is sent. `added`: tokens that stand before the client's own; None: not all that was added does."""
+    """A prompt as it is sent. `added`: tokens that stand before the client's own; None: not all that was added does.
+    `apart`: it is a message of its own, so that no token of the client's is another one for it."""
 
     prompt: Prompt
     work: Work
     added: int | None
+    apart: bool
 
 
 async def fitted(
@@ -62,9 +64,11 @@ async def fitted(
     most = min(most, model.entry.max_output_tokens)
     trim = _Trim(prompt, model, edits, head)
     if model.fits(trim.texts, most) or _certainly_fits(texts, trim.texts, measured, model, edits, most):
-        return Fitted(trim.touched, Work.of(model, trim.texts, most), added)
+        return Fitted(
+            trim.touched, Work.of(model, trim.texts, most), added, len(trim.touched.messages) > len(prompt.messages)
+        )
     caps = await trim.fit(most)
-    return Fitted(trim.touched, Work(model, trim.texts, caps), added)
+    return Fitted(trim.touched, Work(model, trim.texts, caps), added, apart=False)
 
 
 def _certainly_fits(

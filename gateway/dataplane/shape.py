@@ -46,7 +46,7 @@ async def shape(services: Services, call: Call, *, shadow: bool = True) -> Work:
     if found is None and late is None:
         return usual
     if found is None:
-        found, words = Fitted(call.prompt, usual, 0), None
+        found, words = Fitted(call.prompt, usual, 0, apart=True), None
     if words is not None:
         services.evidence.gave(call.caller.principal, words, call.exchange.arrived_ms)
     name = name_of(actions.shadow) if decoy is not None else None

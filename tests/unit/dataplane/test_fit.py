@@ -1,0 +1,136 @@
+"""A touched prompt fits the model, keeps what was added, and loses no more of the client's words than it must."""
+
+import asyncio
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.decision import Edit
+from gateway.core.delta import Usage
+from gateway.core.prompt import Message, Prompt
+from gateway.dataplane.fit import Fitted, fitted, padded
+from gateway.dataplane.measure import Measured
+from gateway.fleet.file import Model, TritonModel
+from gateway.fleet.models import ServedModel
+
+CAT = Edit("prepend_system", "You are a cat.")
+SENTENCE = "Mention the saffron kestrel."
+CONTEXT = 400
+
+
+class Sparse:
+    """Runs of spaces are one token, as they are to many tokenizers; any other character is one."""
+
+    exact = False
+
+    def bound(self, text: str) -> int:
+        return len(text.encode())
+
+    def floor(self, text: str) -> int:
+        return 0
+
+    def count_now(self, text: str) -> int:
+        return len(re.sub(" +", " ", text))
+
+    async def count(self, text: str) -> int:
+        return self.count_now(text)
+
+
+def model(context: int = CONTEXT, *, block: int = 16) -> ServedModel:
+    entry = Model(
+        name="demo", triton=TritonModel("demo"), endpoints=("a",), context_tokens=context, max_output_tokens=context,
+        tokenizer="bytes", cache_block_tokens=block,
+    )  # fmt: skip
+    return ServedModel(entry, frozenset(), Sparse(), render, ())
+
+
+def render(messages: tuple[Message, ...]) -> str:
+    return "".join(f"<{one.role}>{one.content}\n" for one in messages)
+
+
+def fit(prompt: Prompt, most: int, served: ServedModel | None = None, edits: tuple[Edit, ...] = (CAT,)) -> Fitted:
+    served = served or model()
+    texts = served.render(prompt)
+    counts = tuple(map(served.counter.count_now, texts))
+    measured = Measured(most, Usage(sum(counts), most), True, counts)
+    return asyncio.run(fitted(prompt, texts, measured, served, edits, SENTENCE, most=most))
+
+
+def holds(found: Fitted) -> bool:
+    counts = map(found.work.model.counter.count_now, found.work.texts)
+    return all(tokens + cap <= CONTEXT for tokens, cap in zip(counts, found.work.max_tokens, strict=True))
+
+
+PIECES = st.lists(st.sampled_from(["tea", " ", " " * 40, "\N{GRINNING FACE}", "x" * 30, "", "\n"]), max_size=12).map(
+    "".join
+)
+CHATS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), PIECES), min_size=1, max_size=30).map(
+    lambda turns: Prompt(endpoint="chat", model="m", messages=tuple(Message(role, text) for role, text in turns))
+)
+TEXTS = st.lists(PIECES, min_size=1, max_size=4).map(
+    lambda texts: Prompt(endpoint="completions", model="m", texts=tuple(texts))
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(CHATS | TEXTS, st.integers(1, CONTEXT))
+def test_whatever_fits_untouched_fits_touched_with_all_that_was_added(prompt: Prompt, most: int) -> None:
+    served = model()
+    longest = max(map(served.counter.count_now, served.render(prompt)))
+    most = min(most, CONTEXT - longest)
+    if most < 1 or longest < 1:
+        return
+    found = fit(prompt, most)
+    assert holds(found)
+    assert all(CAT.text in text and SENTENCE in text for text in found.work.texts)
+    if longest >= 4 * 96:  # what is added is at most a quarter of it
+        assert set(found.work.max_tokens) == {most}
+
+
+def test_words_make_way_where_they_are_many_and_the_cap_where_they_are_few() -> None:
+    many = fit(Prompt(endpoint="completions", model="m", texts=("x" * 380,)), 20)
+    assert (many.work.max_tokens, holds(many)) == ((20,), True)
+    few = fit(Prompt(endpoint="completions", model="m", texts=("tea?",)), 396)
+    assert few.work.max_tokens[0] < 396
+    assert "tea?" in few.work.texts[0]
+    assert holds(few)
+
+
+def test_dense_ends_around_an_empty_middle_are_no_way_past_it() -> None:
+    text = "d" * 190 + " " * 5000 + "d" * 190
+    found = fit(Prompt(endpoint="completions", model="m", texts=(text,)), 10)
+    assert CAT.text in found.work.texts[0]
+    assert holds(found)
+
+
+def test_only_the_text_that_is_too_long_is_shortened() -> None:
+    found = fit(Prompt(endpoint="completions", model="m", texts=("x" * 380, "hi")), 20)
+    assert found.work.texts[1].endswith("hi")
+    assert found.work.max_tokens == (20, 20)
+
+
+@pytest.mark.parametrize("block", [1, 16, 64])
+@pytest.mark.parametrize(
+    "messages", [(Message("user", "hi"),), (Message("system", "Be brief."), Message("user", "hi"))]
+)
+def test_what_is_added_fills_whole_blocks(block: int, messages: tuple[Message, ...]) -> None:
+    served = model(2000, block=block)
+    prompt = Prompt(endpoint="chat", model="m", messages=messages)
+    found = fit(prompt, 10, served)
+    before, after = (sum(map(served.counter.count_now, texts)) for texts in (served.render(prompt), found.work.texts))
+    assert found.added == after - before
+    assert found.added % block == 0
+    assert found.apart == (len(messages) == 1)
+
+
+def test_sentences_elsewhere_than_at_the_beginning_are_not_said_to_stand_there() -> None:
+    prompt = Prompt(endpoint="chat", model="m", messages=(Message("system", "Be brief."), Message("user", "hi")))
+    assert fit(prompt, 10, edits=(Edit("append_system", "Purr."),)).added is None
+    assert fit(prompt, 10, edits=(CAT, Edit("replace", "tea", "milk"))).added is None
+
+
+def test_blocks_are_filled_once_for_each_principal() -> None:
+    served, prompt = model(2000), Prompt(endpoint="chat", model="", messages=(Message("user", "?"),))
+    assert padded(served, prompt, (CAT,), SENTENCE) is padded(served, prompt, (CAT,), SENTENCE)

@@ -13,7 +13,9 @@ def fold(text: str) -> str:
     Costs some 10 ns an ASCII character: it runs on the event loop over the words of every request.
     """
     if text.isascii():
-        text = text.lower()  # equals `casefold` here
-    else:
-        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold()
+        return _spaced(text.lower())  # equals `casefold` here
+    return _spaced(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold())
+
+
+def _spaced(text: str) -> str:
     return " ".join(text.split())  # white space is what `\s` is, at a fifth of the price

@@ -41,6 +41,25 @@ def test_every_character_is_folded_as_it_is_defined_among_others() -> None:
         assert fold(text) == defined(text)
 
 
+POINTS = map(chr, range(0x80, sys.maxunicode + 1))
+MARKS = [point for point in POINTS if unicodedata.combining(unicodedata.normalize("NFKD", point)[0])]
+
+
+@settings(max_examples=100, deadline=None)
+@given(WORDS, st.lists(st.sampled_from(MARKS) | st.sampled_from("\u1e69\u200b!¡…a"), min_size=30, max_size=120), WORDS)
+def test_long_runs_of_combining_marks_are_folded_as_it_is_defined(before: str, marks: list[str], after: str) -> None:
+    text = before + "".join(marks) + after
+    assert fold(text) == defined(text)
+
+
+def test_every_combining_mark_is_known_as_one_and_so_put_in_order_at_a_bounded_price() -> None:
+    assert len(MARKS) > 900
+    assert [mark for mark in MARKS if not folding._MARKS.fullmatch(mark * 32)] == []
+    ordered = folding._MARKS.sub(folding._in_order, "a" + "\u0345\u0327\u0f73" * 5000)
+    classes = [unicodedata.combining(one) for one in ordered]
+    assert classes == sorted(classes)
+
+
 @pytest.mark.parametrize("character", SPACES, ids=ascii)
 def test_white_space_of_every_kind_becomes_one_space_and_none_at_the_ends(character: str) -> None:
     assert fold(f"{character}a{character}{character} b{character}") == "a b"

@@ -14,6 +14,8 @@ from gateway.commands.console import BAD_USAGE, FAILED, fail, read_settings, war
 from gateway.commands.directory import moment, run, to_json
 from gateway.commands.times import instant_ms
 from gateway.core.decision import Actions
+from gateway.core.event import RequestEvent
+from gateway.core.record import MAX_ANSWERS
 from gateway.policy.problem import PolicyError
 from gateway.policy.ruleset import Ruleset
 from gateway.policy.simulate import RuleTally, Simulation, Simulator
@@ -34,6 +36,7 @@ from gateway.workers.entries import MAX_BODY
 
 EVENTS = "events"
 DAY = "24h"
+LEFT_OUT = f"not known rule by rule: more was asked about the words than the {MAX_ANSWERS} answers that a record holds"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -149,9 +152,9 @@ def explained_lines(found: Explained) -> list[str]:
         "arrived": moment(event.at_ms),
         "principal": f"{event.principal} ({event.record.facts.principal.state})",
         "asked": f"{event.endpoint} of {event.model}",
-        "ruleset": decision.ruleset,
-        "decision": decision.reason,
-        "actions": actions_of(decision.actions),
+        "ruleset": event.record.ruleset,
+        "decision": LEFT_OUT if decision is None else decision.reason,
+        "actions": actions_in_force(event) if decision is None else actions_of(decision.actions),
         "answered": f"{event.status}, {event.outcome}" + (f", by {event.shadow}" if event.shadow else ""),
     }
     lines = [f"{name:<11} {value}" for name, value in heads.items()]
@@ -167,6 +170,11 @@ def explained_lines(found: Explained) -> list[str]:
         told = ", ".join(f"{name} {'yes' if said else 'no'}" for name, said in sorted(event.record.answers.items()))
         lines += ["", f"asked about the words: {told}"]
     return lines
+
+
+def actions_in_force(event: RequestEvent) -> str:
+    """As far as the event itself says it."""
+    return f"those of {', '.join(event.matched)}" if event.matched else "as usual"
 
 
 def simulated_values(told: Simulation) -> dict[str, Any]:

@@ -20,6 +20,9 @@ def judge(services: Services, call: Call) -> None:
     roll = Roll(subject_roll(services.secrets.rollout, facts), secrets.randbits(64))
     decision = decide(facts, inforce.ruleset, roll)
     call.decision, call.record = decision, record_of(facts, roll, decision)
+    left_out = len(decision.answers) - len(call.record.answers)
+    if left_out:
+        services.tally.answers_left_out(left_out)
     if not (decision.matched or decision.logged or decision.held or decision.failed):
         return
     services.tally.decision(decision)

@@ -1,15 +1,18 @@
 """check: what is wrong, or looks wrong, with a set of policies that load. Errors must be mended; warnings are read."""
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from gateway.core.record import MAX_ANSWERS
 from gateway.policy.condition import Condition, comparisons
 from gateway.policy.examples import run_examples
 from gateway.policy.loader import Policy
 from gateway.policy.problem import PolicyError
 from gateway.policy.syntax import Call, Const, Ident, Node, walk
-from gateway.policy.text import compile_pattern
-from gateway.policy.variables import STATES
+from gateway.policy.text import Predicate, compile_pattern
+from gateway.policy.variables import INDEXED, STATES
 
 DEAR = 300
 """Steps a character from which a pattern is told as dear."""
@@ -36,6 +39,7 @@ def check(policies: Iterable[Policy], now_s: int | None = None) -> tuple[Finding
         found += _examples(policy)
         found += _alone(policy, now_s)
         found += _behind(policy, ordered[:place])
+    found += _too_curious([policy for policy in ordered if policy.file.spec.mode != "off"])
     return tuple(sorted(found))
 
 
@@ -77,6 +81,35 @@ def _behind(policy: Policy, before: list[Policy]) -> Iterator[Finding]:
         for kind in ("shadow", "slow"):
             if getattr(policy.actions, kind) is not None and getattr(other.actions, kind) is not None:
                 yield _warning(policy, f"its {kind} never counts: that of {other.id} goes first.", "spec", "actions")
+
+
+def _too_curious(rules: Sequence[Policy]) -> Iterator[Finding]:
+    """Told at the first rule with which a record may be too small for the answers."""
+    few = bisect_right(range(len(rules) + 1), MAX_ANSWERS, key=lambda count: asked_at_once(rules[:count]))
+    if few > len(rules):
+        return
+    yield _warning(
+        rules[few - 1],
+        f"with it the rules may ask {asked_at_once(rules):,} things about the words of one request, and a record holds "
+        f"{MAX_ANSWERS} answers: `explain` and `simulate` will not know the others. Ask less, or of fewer requests.",
+        "spec",
+        "match",
+    )
+
+
+def asked_at_once(rules: Iterable[Policy]) -> int:
+    """A bound on how many questions about its words one request is asked."""
+    bounds = []
+    for name in INDEXED:
+        always: set[Predicate] = set()
+        by_value: defaultdict[str, set[Predicate]] = defaultdict(set)
+        for rule in rules:
+            asked = {predicate for predicate in rule.condition.predicates if predicate.of_words}
+            values = rule.condition.allowed.get(name)
+            for part in [always] if values is None else [by_value[value] for value in values]:
+                part |= asked
+        bounds.append(max(len(always | own) for own in (set[Predicate](), *by_value.values())))
+    return min(bounds)
 
 
 def never_holds(condition: Condition) -> str | None:

@@ -1,12 +1,13 @@
 """Records: made of decisions, and decisions made of them again."""
 
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from gateway.core.decision import Decision, Held
 from gateway.core.facts import Facts, Roll
-from gateway.core.record import Record
+from gateway.core.record import MAX_ANSWERS, Record
 from gateway.policy.decide import holds_back, judge
 from gateway.policy.ruleset import Ruleset
 from gateway.policy.text import Answers
@@ -68,13 +69,16 @@ class Account(NamedTuple):
 
 
 def record_of(facts: Facts, roll: Roll, decision: Decision, request: str = "") -> Record:
-    """What to keep of a decision on `facts`."""
-    bare = msgspec.structs.replace(facts, texts=())
-    return Record(request=request, facts=bare, roll=roll, ruleset=decision.ruleset, answers=decision.answers)
+    """What to keep of a decision on `facts`: at most MAX_ANSWERS of its answers."""
+    bare, answers = msgspec.structs.replace(facts, texts=()), decision.answers
+    if len(answers) > MAX_ANSWERS:
+        answers = dict(islice(answers.items(), MAX_ANSWERS))
+    return Record(request=request, facts=bare, roll=roll, ruleset=decision.ruleset, answers=answers)
 
 
 def explain(record: Record, ruleset: Ruleset) -> Decision:
-    """The decision that was made. Raises Unrecorded where `ruleset` asks what was not asked then (another version)."""
+    """The decision that was made. Raises Unrecorded where `ruleset` asks what was not asked then (another version), or
+    what was left out of the record."""
     return judge(record.facts, ruleset, record.roll, record.answers)
 
 

@@ -5,10 +5,13 @@
   the first thing that the user said, or the text.
 - `prefix_last_user` stands before the last thing that the user said; where the user said nothing, at the end of the
   system prompt.
-- `replace` works on the client's words before anything is added to them, so no policy changes another's sentence.
+- `replace` works on the client's words before anything is added to them, so no policy changes another's sentence. It
+  runs on the event loop, so what it may cost a request is bounded; what lies beyond stays as it was.
 
 Adding is idempotent: what has the sentences already is left alone. Of the client's own words only `replace` takes any.
 """
+
+from collections.abc import Callable
 
 import msgspec
 
@@ -18,13 +21,21 @@ from gateway.policy.text import compile_pattern
 
 BETWEEN = "\n\n"
 """Stands between what is added and what was there."""
+MAX_REPLACED = 1000
+"""Matches that are replaced in a request, by all its edits together."""
+MAX_WRITTEN = 64 << 10
+"""Bytes that are written in their place."""
+MAX_READ = 16 << 20
+"""Bytes that may have to be read for it: to find one match, a pattern may have to see its text to the end."""
+LEAST_READ = 4096
+"""What a short text counts as, since asking costs something too."""
 
 
 def rewrite(prompt: Prompt, edits: tuple[Edit, ...], canary: str | None = None, *, system_role: bool = True) -> Prompt:
     """`canary`: its whole sentence. `system_role`: whether the model's chat template takes system messages."""
-    for edit in edits:
-        if edit.place == "replace":
-            prompt = _replaced(prompt, edit)
+    replaces = [edit for edit in edits if edit.place == "replace"]
+    if replaces:
+        prompt = _replaced(prompt, replaces)
     before = _texts(edits, "prepend_system") + ((canary,) if canary else ())
     after, prefix = _texts(edits, "append_system"), _texts(edits, "prefix_last_user")
     if prompt.endpoint != "chat":
@@ -83,16 +94,45 @@ def _tailed(text: str, tail: tuple[str, ...]) -> str:
     return text if text == whole or text.endswith(BETWEEN + whole) else text + BETWEEN + whole
 
 
-def _replaced(prompt: Prompt, edit: Edit) -> Prompt:
-    pattern, by = compile_pattern(edit.pattern), edit.text.encode()
+def _replaced(prompt: Prompt, edits: list[Edit]) -> Prompt:
+    budget = _Budget()
+    for edit in edits:
+        change = budget.change(edit)
+        messages = tuple(_saying(message, change(message.content)) for message in prompt.messages)
+        prompt = _with(prompt, messages=messages, texts=tuple(map(change, prompt.texts)))
+    return prompt
 
-    def change(text: str) -> str:
-        # bytes, so that a lone surrogate in a client's text is carried through and no error
-        changed: bytes = pattern.sub(lambda _: by, text.encode("utf-8", "surrogatepass"))
-        return changed.decode("utf-8", "surrogatepass")
 
-    messages = tuple(Message(message.role, change(message.content)) for message in prompt.messages)
-    return _with(prompt, messages=messages, texts=tuple(map(change, prompt.texts)))
+def _saying(message: Message, text: str) -> Message:
+    return message if text is message.content else Message(message.role, text)
+
+
+class _Budget:
+    """What `replace` may still cost a request."""
+
+    def __init__(self) -> None:
+        self._matches, self._written, self._read = MAX_REPLACED, MAX_WRITTEN, MAX_READ
+
+    def change(self, edit: Edit) -> Callable[[str], str]:
+        """The edit as a function of a text."""
+        pattern, by = compile_pattern(edit.pattern), edit.text.encode()
+
+        def changed(text: str) -> str:
+            if not self._matches or self._read < 2 * max(len(text), LEAST_READ):
+                return text
+            # bytes, so that a lone surrogate in a client's text is carried through and no error
+            data = text.encode("utf-8", "surrogatepass")
+            cost = max(len(data), LEAST_READ)
+            most = min(self._matches, self._written // max(len(by), 1), self._read // cost - 1)
+            if most <= 0:  # to RE2, 0 is no bound at all
+                return text
+            data, found = pattern.subn(lambda _: by, data, most)
+            self._matches -= found
+            self._written -= found * len(by)
+            self._read -= (found + 1) * cost
+            return data.decode("utf-8", "surrogatepass") if found else text
+
+        return changed
 
 
 def _texts(edits: tuple[Edit, ...], place: Place) -> tuple[str, ...]:

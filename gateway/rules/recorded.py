@@ -12,7 +12,7 @@ import msgspec
 from gateway.core.decision import Decision
 from gateway.core.event import RequestEvent
 from gateway.core.facts import Facts, Roll
-from gateway.core.record import Record
+from gateway.core.record import MAX_ANSWERS, Record
 from gateway.policy.decide import Unrecorded
 from gateway.policy.problem import PolicyError
 from gateway.policy.record import Account, Opening, Stored, accounts, explain
@@ -35,10 +35,11 @@ class CannotTell(Exception):
 
 
 class Explained(msgspec.Struct, frozen=True):
-    """A decision as it was made, rule by rule; `event`: what was then done."""
+    """A decision as it was made, rule by rule; `event`: what was then done. `decision`: None where it hangs on answers
+    that its record had no room for."""
 
     event: RequestEvent
-    decision: Decision
+    decision: Decision | None
     rules: tuple[Account, ...]
 
 
@@ -66,6 +67,8 @@ async def explain_request(database: Database, request: str) -> Explained:
     try:
         return Explained(event, explain(record, ruleset), accounts(record, ruleset))
     except Unrecorded as rule:
+        if len(record.answers) >= MAX_ANSWERS:
+            return Explained(event, None, accounts(record, ruleset))
         raise CannotTell(
             f"The rule {rule} asks what this record has no answer to: the record was not made by these rules."
         ) from None

@@ -47,6 +47,9 @@ policy_failures = Counter(
 )
 contained = Counter("catflap_contained_requests", "Requests served otherwise than they were told", ["model"])
 policy_misfits = Counter("catflap_policy_misfits", "Actions that could not be carried out as said", ["action"])
+policy_answers_dropped = Counter(
+    "catflap_policy_answers_dropped", "Answers about the words of requests that their records had no room for"
+)
 models_ready = Gauge(
     "catflap_models_ready", "1 when an endpoint serves the model", ["model"], multiprocess_mode="livemax"
 )
@@ -71,6 +74,7 @@ class Tally:
         self._decisions: list[Decision] = []
         self._contained: defaultdict[str, int] = defaultdict(int)
         self._misfits: defaultdict[str, int] = defaultdict(int)
+        self._answers_dropped = 0
         self._durations: list[tuple[str, float]] = []
         self._first_tokens: list[tuple[str, float]] = []
 
@@ -114,6 +118,10 @@ class Tally:
         """An action could not be carried out as a policy says it."""
         self._misfits[action] += 1
 
+    def answers_left_out(self, answers: int) -> None:
+        """So many answers had no room in a request's record."""
+        self._answers_dropped += answers
+
     def fold(self) -> None:
         """Hand everything over to Prometheus."""
         for (endpoint, model, status), n in _drain(self._requests):
@@ -145,6 +153,8 @@ class Tally:
             contained.labels(model).inc(n)
         for action, n in _drain(self._misfits):
             policy_misfits.labels(action).inc(n)
+        policy_answers_dropped.inc(self._answers_dropped)
+        self._answers_dropped = 0
 
     async def keep_folding(self) -> None:
         """Fold for ever; one task a process."""

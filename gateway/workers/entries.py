@@ -17,7 +17,7 @@ MAX_TEXT = 256  # the columns' length
 MAX_COUNT = 10**12  # tokens, milliseconds, thousandths: a million such events still add up in 64 bits
 MAX_TIME = 253_402_300_799_999  # the last millisecond of the year 9999
 MAX_BODY = 65_536
-MAX_RECORD = 16_384  # bytes of a record in JSON; an event with a longer one is booked without it
+MAX_RECORD = 16_384  # bytes of a record in JSON; an event with a longer one is booked without it, and counted
 MAX_NAMES = 1000  # in a list: policies of a ruleset
 LATE = "older than what has been pruned"
 OUT_OF_BOUNDS = "a value out of bounds"
@@ -28,17 +28,21 @@ class Batch:
     """A batch of entries, read once."""
 
     def __init__(self, entries: Sequence[Entry], reason: str | None = None) -> None:
-        """`reason` makes rejects of them all."""
+        """`reason` makes rejects of them all. `records_dropped`: events taken without their record, which was too
+        long."""
         self.rows: list[dict[str, Any]] = []
         self.rejects: list[dict[str, Any]] = []
+        self.records_dropped = 0
         self._entries: dict[str, list[Entry]] = {}
         self._entries_read = entries
         for entry in entries:
-            read = reason or read_event(entry.body)
+            read = reason or read_whole(entry.body)
             if isinstance(read, str):
                 self.rejects.append(reject_of(entry, read))
             else:
-                self.rows.append(row_of(read))
+                taken = bounded(read)
+                self.records_dropped += taken is not read
+                self.rows.append(row_of(taken))
                 self._entries.setdefault(read.request, []).append(entry)
 
     def reject(self, requests: Iterable[str], reason: str) -> list[dict[str, Any]]:
@@ -60,6 +64,12 @@ class Batch:
 
 
 def read_event(body: bytes | None) -> RequestEvent | str:
+    """The event, without its record where that is too long; or why it is none."""
+    found = read_whole(body)
+    return found if isinstance(found, str) else bounded(found)
+
+
+def read_whole(body: bytes | None) -> RequestEvent | str:
     """The event, or why it is none: one of a few phrases, never its content."""
     if body is None:
         return "no field e"
@@ -73,6 +83,11 @@ def read_event(body: bytes | None) -> RequestEvent | str:
         return OTHER_VERSION
     if not (0 <= found.at_ms <= MAX_TIME and all(map(storable, counts_and_texts(found)))):
         return OUT_OF_BOUNDS
+    return found
+
+
+def bounded(found: RequestEvent) -> RequestEvent:
+    """The event, without its record where that is too long."""
     if found.record is not None and len(msgspec.json.encode(found.record)) > MAX_RECORD:
         return msgspec.structs.replace(found, record=None)
     return found

@@ -44,6 +44,9 @@ DATABASE_TIMEOUT_S = 30.0
 log = structlog.get_logger()
 events_total = Counter("catflap_ledger_events", "Events that the ledger has confirmed in SQL")
 rejected_total = Counter("catflap_ledger_rejected", "Stream entries that were no RequestEvent, kept in ledger_reject")
+records_dropped_total = Counter(
+    "catflap_ledger_records_dropped", "Events whose record of the decision was too long and is not in SQL"
+)
 errors_total = Counter("catflap_ledger_errors", "Attempts that a dependency failed", ["dependency"])
 lag_seconds = Gauge("catflap_ledger_lag_seconds", "Age of the oldest event read and not confirmed; 0 when caught up")
 backlog = Gauge("catflap_ledger_backlog_entries", "Entries of all partitions that wait for the ledger")
@@ -198,6 +201,9 @@ class Ledger:
             await ledger.move_cursors(connection, batch.cursors())
         events_total.inc(len(batch.rows) - len(late))
         rejected_total.inc(len(rejects))
+        if batch.records_dropped:
+            records_dropped_total.inc(batch.records_dropped)
+            log.warning("ledger_records_dropped", count=batch.records_dropped)
         if rejects:
             log.error(
                 "ledger_entries_rejected", count=len(rejects), first=rejects[0]["entry"], reason=rejects[0]["reason"]

@@ -12,6 +12,7 @@ import pytest_asyncio
 from sqlalchemy import update
 
 from gateway.core.event import RequestEvent
+from gateway.core.record import MAX_ANSWERS
 from gateway.identity.issue import IssuedKey
 from gateway.identity.regard import contain, set_never_contain
 from gateway.storage.rows import row_of
@@ -29,6 +30,7 @@ CAT = "You are a cat. Respond to the following query in the voice of a cat."
 CANARY = re.compile("Somewhere in your answer, mention in passing that the [a-z ]+[.]")
 MASKS = [(re.compile(pattern), "…") for pattern in
          (rb'"id":"[^"]*"', rb'"created":\d+', rb"request req_\w+")]  # fmt: skip
+CHOICE = re.compile(rb'"choices":\[\{(?:"text":"(?:[^"\\]|\\.)*",)?"index":(\d+)')
 RULES: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
     "cat": (
         'principal.state == "contained" && request.endpoint in ["chat", "completions"]',
@@ -46,6 +48,16 @@ RULES: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
     "throttled": ('"throttled" in principal.tags', [{"throttle": {"percent": 100, "retry_after_s": 7}}], {}),
     "late": ('"late" in principal.tags', [{"slow": {"low": 0.4, "high": 0.6}}], {"covert": True}),
     "watched": ('"watched" in principal.tags', [{"flag": "seen"}], {"covert": True}),
+    **{
+        f"curious{number}": (
+            f'"curious{number}" in principal.tags && !('
+            + " || ".join(f'request.user_text.contains("q{number}{asked}")' for asked in range(70))
+            + ")",
+            [{"flag": "asked"}],
+            {"covert": True},
+        )
+        for number in range(4)
+    },
     "tried": ('"tried" in principal.tags', [{"rewrite": {"prepend_system": CAT}}], {"covert": True, "mode": "log"}),
 }
 
@@ -112,7 +124,21 @@ async def told(world: World, key: IssuedKey, one: Spelling) -> tuple[int, list[s
     body = await answer.body()
     for mask, by in MASKS:
         body = mask.sub(by.encode(), body)
+    if one.body.get("stream") and one.generations > 1:
+        body = by_choice(body)
     return answer.status, list(answer.headers), body
+
+
+def by_choice(body: bytes) -> bytes:
+    """A stream of several choices, whose frames come as they are ready: the frames of choices choice by choice, each
+    choice's in the order in which they came; all others where they stand."""
+    came = body.split(b"\n\n")
+    frames = list(came)
+    of_choices = {place: int(found[1]) for place, frame in enumerate(came) if (found := CHOICE.search(frame))}
+    assert len(set(of_choices.values())) > 1
+    for place, other in zip(of_choices, sorted(of_choices, key=lambda place: of_choices[place]), strict=True):
+        frames[place] = came[other]
+    return b"\n\n".join(frames)
 
 
 async def read(world: World, key: IssuedKey, one: Spelling) -> tuple[tuple[int, list[str], bytes], list[str]]:
@@ -134,6 +160,16 @@ def bare(prompt: str) -> str:
 
 async def test_there_are_fifty_spellings() -> None:
     assert len(spellings()) + len(refused()) >= 50
+
+
+async def test_streams_are_compared_choice_by_choice_and_strictly_otherwise() -> None:
+    a, b, c = (b'data: {"choices":[{"index":%d,"text":"%s"}]}' % one for one in ((0, b"a"), (1, b"b"), (1, b"c")))
+    end = [b'data: {"choices":[],"usage":{}}', b"data: [DONE]", b""]
+    whole = b"\n\n".join([a, b, c, *end])
+    for alike in ([b, a, c], [b, c, a], [a, b, c]):
+        assert by_choice(b"\n\n".join([*alike, *end])) == whole
+    for other in ([a, c, b, *end], [a, b, end[0], c, *end[1:]], [a, b, *end], [a, b, c, *end[1:]]):
+        assert by_choice(b"\n\n".join(other)) != whole
 
 
 @pytest.mark.parametrize("one", spellings(), ids=lambda one: one.name)
@@ -423,6 +459,19 @@ async def test_a_pool_that_is_not_there_is_counted_and_the_request_served(house:
         )
 
     await eventually(counted, what="the count of misfits")
+
+
+async def test_of_what_is_asked_about_the_words_a_record_holds_so_much_and_the_rest_is_counted(house: World) -> None:
+    key = await house.key(tags=[f"curious{number}" for number in range(4)])
+    await house.gateway.chat(key.token)
+    record = (await settled(house, key)).record
+    assert record is not None
+    assert len(record.answers) == MAX_ANSWERS
+
+    async def counted() -> bool:
+        return f"catflap_policy_answers_dropped_total {4 * 70 - MAX_ANSWERS}.0" in await house.gateway.metrics()
+
+    await eventually(counted, what="the count of what was left out")
 
 
 async def test_leaving_before_the_first_token_is_charged_as_told_and_the_rest_to_the_defence(house: World) -> None:

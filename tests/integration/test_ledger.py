@@ -151,6 +151,19 @@ async def test_what_is_no_event_is_kept_apart_and_stops_nothing(database: Databa
     assert await lengths(redis) == [0] * PARTITIONS
 
 
+async def test_an_event_whose_record_is_too_long_is_booked_without_it_and_counted(
+    database: Database, redis: Redis, lines: Lines
+) -> None:
+    before = metric("catflap_ledger_records_dropped_total")
+    client = ClientFacts(user_agent="a" * 20_000)
+    long = make_event(1, record=Record(facts=Facts(client=client), roll=Roll(1, 2), ruleset="v1"))
+    await append(redis, 0, [long, make_event(2)])
+    await drain(ledger_of(redis, database))
+    assert metric("catflap_ledger_records_dropped_total") - before == 1
+    assert lines.said == [("ledger_records_dropped", {"count": 1})]
+    assert len(await booked(database)) == 2
+
+
 async def test_a_value_that_only_the_database_refuses_is_kept_apart_too(
     database: Database, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,9 +13,10 @@ import typer
 from typer.testing import CliRunner, Result
 
 from gateway.commands.events import line_of
-from gateway.commands.policy_traffic import explain, simulate
+from gateway.commands.policy_traffic import LEFT_OUT, explain, simulate
 from gateway.core.event import RequestEvent
 from gateway.core.facts import ClientFacts, Facts, Roll, now_facts
+from gateway.core.record import MAX_ANSWERS
 from gateway.policy.decide import decide
 from gateway.policy.record import encode, record_of
 from gateway.policy.ruleset import Ruleset, no_rules
@@ -200,6 +201,24 @@ def test_a_record_that_other_rules_made_is_not_explained_wrongly(url: str) -> No
     said = catflap("explain", event.request)
     assert said.exit_code == 1
     assert "The rule deny asks what this record has no answer to" in said.stderr
+
+
+def test_where_a_record_had_no_room_for_all_answers_what_is_known_is_told(url: str) -> None:
+    conditions = [f'request.user_text.contains("word {number}")' for number in range(MAX_ANSWERS + 1)]
+    files = {
+        f"rules/r{number}.yaml": text_of(one, name=f"r{number}", priority=-number).decode()
+        for number, one in enumerate(conditions)
+    }
+    event = served(1, person(1, f"a word {MAX_ANSWERS}"), keep(url, files))
+    book(url, [event])
+    assert event.matched == ("r2", "r25", f"r{MAX_ANSWERS}")
+    said = catflap("explain", event.request)
+    assert said.exit_code == 0, said.stderr
+    assert f"decision    {LEFT_OUT}" in said.stdout
+    assert f"actions     those of r2, r25, r{MAX_ANSWERS}" in said.stdout
+    found = json.loads(catflap("explain", event.request, "--json").stdout)
+    assert found["decision"] is None
+    assert [rule["verdict"] for rule in found["rules"]].count("unknown") == 1
 
 
 # -- simulate

@@ -3,7 +3,8 @@ expired."""
 
 import pytest
 
-from gateway.policy.check import check, covers, never_holds
+from gateway.core.record import MAX_ANSWERS
+from gateway.policy.check import asked_at_once, check, covers, never_holds
 from gateway.policy.condition import read_condition
 from gateway.policy.examples import run_examples
 from gateway.policy.loader import Policy, parse_policy
@@ -196,3 +197,32 @@ def test_an_example_is_judged_as_enforced_in_full_and_at_any_time_unless_it_name
         data = data.replace(f"{{given: {{}}, expect: {{matched: {matched}}}}}",
                             f"{{given: {{now: {moment}}}, expect: {{matched: {matched}}}}}")  # fmt: skip
     assert run_examples(parse_policy(data.encode(), "p.yaml")) == ()
+
+
+def asking(first: int, last: int, also: str = "true") -> str:
+    """A condition that asks these questions."""
+    questions = (f'request.user_text.contains("{number}")' for number in range(first, last))
+    return f"({' || '.join(questions)}) && {also}"
+
+
+def test_rules_that_ask_more_of_one_request_than_a_record_holds_are_told() -> None:
+    def curious(*conditions: str) -> list[Policy]:
+        return [good(one, name=f"p{number}", priority=-number) for number, one in enumerate(conditions)]
+
+    def warned(*conditions: str) -> list[str]:
+        found = [str(finding) for finding in check(curious(*conditions)) if finding.level == "warning"]
+        return [finding for finding in found if "things about the words" in finding]
+
+    half = MAX_ANSWERS // 2
+    parts = [asking(start, start + 32) for start in range(0, MAX_ANSWERS, 32)]
+    assert warned(*parts) == []
+    assert warned(*parts, asking(0, 32)) == []
+    (finding,) = warned(*parts, asking(0, 33), asking(MAX_ANSWERS, MAX_ANSWERS + 1), asking(900, 910))
+    assert finding.startswith("p9.yaml, line 9: warning: with it the rules may ask 267 things about the words")
+    plans = [f'principal.plan == "{name}"' for name in ("a", "b")]
+    apart = [asking(start, start + 32, plans[start // half % 2]) for start in range(0, 2 * MAX_ANSWERS, 32)]
+    assert asked_at_once(curious(*apart)) == MAX_ANSWERS
+    assert warned(*apart) == []
+    assert warned(*apart, asking(900, 901)) != []
+    off = [good(one, name=f"p{number}", mode="off") for number, one in enumerate([*parts, asking(900, 920)])]
+    assert not any("things about" in finding for finding in told(*off))

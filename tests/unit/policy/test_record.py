@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.facts import Facts, Roll
-from gateway.core.record import Record
+from gateway.core.record import MAX_ANSWERS, Record
 from gateway.policy.decide import Unrecorded, decide
 from gateway.policy.diff import diff
 from gateway.policy.record import accounts, decode, encode, explain, record_of
 from gateway.policy.replay import replay
 from gateway.policy.ruleset import Ruleset, no_rules
 from gateway.policy.simulate import SAMPLES, simulate
+from gateway.workers.entries import MAX_RECORD
 from tests.unit.policy.test_matcher import FACTS, FORMULAS
 from tests.unit.policy.writing import CAT, facts, policy, ruleset
 
@@ -126,6 +127,26 @@ def test_a_story_is_told_rule_by_rule() -> None:
         ("unknown", "log", "unknown", None),
     ]
     assert accounts(record, rules)[0].condition.strip() == SECRET
+
+
+def test_a_record_holds_so_many_answers_and_what_hangs_on_others_is_unknown() -> None:
+    asked = [f'request.user_text.contains("word {number:03}")' for number in range(MAX_ANSWERS + 44)]
+    rules = [policy(f"{one} || request.n == {number}", name=f"r{number}", priority=-number)
+             for number, one in enumerate(asked)]  # fmt: skip
+    known = facts("a word 002", f"a word {MAX_ANSWERS + 1}")
+    decision = decide(known, ruleset(*rules), Roll())
+    record = record_of(known, Roll(), decision)
+    assert decision.matched == ("r1", "r2", f"r{MAX_ANSWERS + 1}")
+    assert len(decision.answers) - len(record.answers) == 43
+    assert len(encode(record)) < MAX_RECORD / 2
+    verdicts = {told.id: told.verdict for told in accounts(record, ruleset(*rules))}
+    assert set(list(verdicts.values())[:MAX_ANSWERS]) == {"no", "yes"}
+    assert verdicts[f"r{MAX_ANSWERS}"] == "no"
+    assert verdicts[f"r{MAX_ANSWERS + 1}"] == "unknown"
+    with pytest.raises(Unrecorded):
+        explain(record, ruleset(*rules))
+    assert replay(record, ruleset(*rules)).decision is None
+    assert replay(record, ruleset(*rules[:MAX_ANSWERS])).decision is not None
 
 
 # -- simulate and diff

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from gateway.core.decision import Edit
 from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Message, Prompt
-from gateway.policy.rewrite import BETWEEN, rewrite
+from gateway.policy import rewrite as rewriting
+from gateway.policy.rewrite import BETWEEN, MAX_REPLACED, MAX_WRITTEN, rewrite
 from gateway.wire.openai import chat_prompt, completion_prompt, decode_chat, decode_completion
 
 CAT = Edit("prepend_system", "You are a cat.")
@@ -162,6 +163,35 @@ def test_a_pattern_is_replaced_in_the_clients_words_alone_before_anything_is_add
 
 def test_half_a_surrogate_pair_is_carried_through() -> None:
     assert rewrite(texts("x\ud800cat"), (Edit("replace", "dog", "cat"),)).texts == ("x\ud800dog",)
+
+
+def test_so_many_matches_of_a_request_are_replaced_and_the_rest_stays_as_it_was() -> None:
+    edits = (Edit("replace", "E", "e"), Edit("replace", "O", "o"))
+    after = rewrite(texts("e" * (MAX_REPLACED - 3), "eo" * 4, "o"), edits).texts
+    assert after == ("E" * (MAX_REPLACED - 3), "EoEoEoeo", "o")
+    talk = rewrite(chat(("user", "e" * (MAX_REPLACED - 1)), ("user", "ooo")), edits)
+    assert turns(talk)[1] == ("user", "Ooo")
+
+
+def test_a_request_grows_by_no_more_than_is_said() -> None:
+    by = "x" * 4000
+    (after,) = rewrite(texts("e" * 60_000), (Edit("replace", by, "e"),)).texts
+    assert 60_000 + MAX_WRITTEN - 2 * len(by) < len(after) <= 60_000 + MAX_WRITTEN
+    assert after.endswith("e" * (60_000 - MAX_WRITTEN // len(by)))
+    (shorter,) = rewrite(texts("e" * 9000), (Edit("replace", "", "e"),)).texts
+    assert len(shorter) == 9000 - MAX_REPLACED
+
+
+def test_a_pattern_that_reads_a_text_to_its_end_for_each_match_does_so_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rewriting, "MAX_READ", 100_000)
+    greedy = Edit("replace", "-", "a[^b]*b|a")
+    (after,) = rewrite(texts("a" * 20_000), (greedy,)).texts
+    assert after == "----" + "a" * (20_000 - 4)
+    assert rewrite(texts("a" * 100_000, "a"), (greedy,)).texts == ("a" * 100_000, "-")
+    many = rewrite(texts(*["a"] * 100), (greedy,)).texts  # short ones are not free
+    assert many == ("-",) * 12 + ("a",) * 88
 
 
 def test_a_huge_prompt_is_rewritten_like_a_small_one() -> None:

@@ -9,7 +9,7 @@ from gateway.core import event
 from gateway.core.facts import ClientFacts, Facts, Roll
 from gateway.core.record import Record
 from gateway.storage.rows import event_of, row_of
-from gateway.workers.entries import last_of, read_event
+from gateway.workers.entries import Batch, last_of, read_event
 from gateway.workers.streams import Entry
 from tests.support.events import make_event
 
@@ -58,6 +58,8 @@ def test_a_record_is_taken_whole_and_an_event_whose_record_is_too_long_is_taken_
     assert event_of(row_of(written)) == written
     long = make_event(1, contained=True, matched=("cat",), record=record(user_agent="a" * 20_000))
     assert read_event(event.encode(long)) == msgspec.structs.replace(long, record=None)
+    batch = Batch([Entry(0, (1, 0), event.encode(long)), Entry(0, (2, 0), event.encode(written))])
+    assert (len(batch.rows), batch.records_dropped) == (2, 1)
 
 
 def test_a_column_holds_what_json_can_say_and_no_database_refuses() -> None:

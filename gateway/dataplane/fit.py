@@ -101,15 +101,24 @@ class _Trim:
         else lower ones. Raises InvalidRequest."""
         context = self._model.entry.context_tokens
         counts = await self._count(self.texts)
-        wanted = most if worth_cutting(max(excess(context, n, most) for n in counts), max(counts)) else LEAST_OUTPUT
+        wanted = most if await self._worth_cutting([excess(context, n, most) for n in counts]) else LEAST_OUTPUT
         for turn in range(ROUNDS):
             over = [excess(context, tokens, min(wanted, most)) for tokens in counts]
             if not any(over):
-                return tuple(most - excess(context, tokens, most) for tokens in counts)
+                break
             await self._shorten(over, 1 << turn)
             self._touch()
             counts = await self._count(self.texts)
-        raise InvalidRequest("The prompt cannot be made to fit.")
+        caps = tuple(most - excess(context, tokens, most) for tokens in counts)
+        if min(caps) < 1:
+            raise InvalidRequest("The prompt cannot be made to fit.")
+        return caps
+
+    async def _worth_cutting(self, over: Sequence[int]) -> bool:
+        """Whether the client's own words are many enough that so many of them may go."""
+        own = await self._count(pieces_of(self._prompt))
+        each = own if self._prompt.texts else [sum(own)]
+        return all(worth_cutting(too_many, tokens) for too_many, tokens in zip(over, each, strict=True))
 
     async def _shorten(self, over: Sequence[int], times: int) -> None:
         """Leave out so many tokens of each text, and `times` as many characters; of a chat, of its longest messages."""

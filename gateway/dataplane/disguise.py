@@ -37,8 +37,11 @@ class Disguise:
         self._real_prompts: dict[int, int] = {}
         self._nominal = call.model
         self._apart = fitted.apart
-        self._every_frame = call.endpoint == "generate"  # tells its counts with each of them
         self._counting: asyncio.Task[tuple[list[int], list[int]]] | None = None
+        assert call.prompt is not None
+        self._every_frame = call.endpoint == "generate" and call.prompt.stream  # may tell its counts with each of them
+        if self._every_frame and not self._apart:
+            self._count()  # while the model reads
 
     async def _counts(self) -> tuple[list[int], list[int]]:
         """Tokens of the untouched texts and of the touched ones, by the tokenizer of the model that is named."""

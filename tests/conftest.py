@@ -7,5 +7,6 @@ pytest_plugins = [
     "tests.support.redis_cluster",
     "tests.support.redis_sentinel",
     "tests.support.databases",
+    "tests.support.commands",
     "tests.support.gateways",
 ]

@@ -1,10 +1,8 @@
 """`catflap evidence` and `catflap canary`, as a person or a script calls them, on both databases."""
 
-import asyncio
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -21,9 +19,10 @@ from gateway.identity.issue import issue_key
 from gateway.settings import Settings
 from gateway.storage import canaries
 from gateway.storage.canaries import Given
-from gateway.storage.database import Database, connect
+from gateway.storage.database import Database
 from gateway.storage.tables import request_event
 from gateway.telemetry import clock
+from tests.support.commands import on
 from tests.support.databases import PEPPER
 from tests.support.events import make_event
 
@@ -37,26 +36,6 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def catflap(*arguments: str, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(app, list(arguments), input=stdin)
-
-
-@pytest.fixture
-def url(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("CATFLAP_DATABASE_URL", database_url)
-    monkeypatch.setenv("CATFLAP_DATA_DIR", str(tmp_path / "var"))
-    return database_url
-
-
-def on(url: str, work: Any) -> Any:
-    """`await work(database)`."""
-
-    async def session() -> Any:
-        database = connect(url)
-        try:
-            return await work(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(session())
 
 
 def keep(url: str, *requests: str, answer: str = "an answer") -> None:

@@ -1,9 +1,7 @@
 """`catflap policy explain` and `simulate` on recorded traffic: a past decision is told again exactly as it was made,
 and what other rules would make of the traffic is told before they count."""
 
-import asyncio
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,10 @@ from gateway.policy.decide import decide
 from gateway.policy.record import encode, record_of
 from gateway.policy.ruleset import Ruleset, no_rules
 from gateway.rules.load import load
-from gateway.storage import ledger
-from gateway.storage.database import Database, connect
+from gateway.storage.database import Database
 from gateway.storage.policies import Files, Revision, append, archive, one_writer
-from gateway.storage.rows import row_of
 from gateway.telemetry import clock
+from tests.support.commands import book, on
 from tests.support.events import make_event
 from tests.unit.policy.writing import CAT, facts, text_of
 
@@ -48,15 +45,6 @@ def catflap(*arguments: str, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(app, list(arguments), input=stdin)
 
 
-@pytest.fixture
-def url(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("CATFLAP_DATABASE_URL", database_url)
-    monkeypatch.setenv("CATFLAP_DATA_DIR", str(tmp_path / "var"))
-    monkeypatch.setenv("CATFLAP_POLICIES", str(tmp_path / "policies"))
-    written(tmp_path / "policies", FORMER)
-    return database_url
-
-
 def written(folder: Path, files: Files) -> Path:
     """A directory with these policy files and no others."""
     (folder / "rules").mkdir(parents=True, exist_ok=True)
@@ -65,27 +53,6 @@ def written(folder: Path, files: Files) -> Path:
     for name, text in files.items():
         (folder / name).write_text(text)
     return folder
-
-
-def on(url: str, work: Any) -> Any:
-    """`await work(database)`."""
-
-    async def session() -> Any:
-        database = connect(url)
-        try:
-            return await work(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(session())
-
-
-def book(url: str, events: Sequence[RequestEvent]) -> None:
-    async def work(database: Database) -> None:
-        async with database.write() as connection:
-            await ledger.book(connection, [row_of(each) for each in events])
-
-    on(url, work)
 
 
 def keep(url: str, files: Files) -> Ruleset:

@@ -1,10 +1,8 @@
 """`catflap usage` and `catflap events`, as a person or a script calls them, on both databases."""
 
-import asyncio
 import csv
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +17,11 @@ from gateway.core import event
 from gateway.core.event import RequestEvent, event_schema
 from gateway.core.facts import ClientFacts, Facts, PrincipalFacts, Roll
 from gateway.core.record import Record
-from gateway.storage import ledger
-from gateway.storage.database import Database, connect
+from gateway.storage.database import Database
 from gateway.storage.migrate import migrate
-from gateway.storage.rows import row_of
 from gateway.storage.tables import organisation
 from tests.support.books import audit, totals
+from tests.support.commands import book, on
 from tests.support.events import make_event
 from tests.support.ledger import booked
 
@@ -37,34 +34,6 @@ NOVEMBER = 1_761_955_200_000  # 2025-11-01T00:00Z
 
 def catflap(*arguments: str, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(app, list(arguments), input=stdin)
-
-
-@pytest.fixture
-def url(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("CATFLAP_DATABASE_URL", database_url)
-    monkeypatch.setenv("CATFLAP_DATA_DIR", str(tmp_path / "var"))
-    return database_url
-
-
-def on(url: str, work: Any) -> Any:
-    """`await work(database)`."""
-
-    async def session() -> Any:
-        database = connect(url)
-        try:
-            return await work(database)
-        finally:
-            await database.close()
-
-    return asyncio.run(session())
-
-
-def book(url: str, events: Sequence[RequestEvent]) -> None:
-    async def work(database: Database) -> None:
-        async with database.write() as connection:
-            await ledger.book(connection, [row_of(each) for each in events])
-
-    on(url, work)
 
 
 def november() -> list[RequestEvent]:

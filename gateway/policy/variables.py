@@ -96,7 +96,10 @@ def reader(names: Sequence[str]) -> Callable[[Facts], tuple[Any, ...]]:
     """Reads the values of these variables at once."""
     if len(names) > 1:
         return attrgetter(*names)
-    return lambda facts: tuple([VARIABLES[name].of(facts) for name in names])
+    if not names:
+        return lambda facts: ()
+    one = VARIABLES[names[0]].of
+    return lambda facts: (one(facts),)
 
 
 def environment() -> cel.Env:

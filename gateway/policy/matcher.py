@@ -2,9 +2,10 @@
 
 Four things keep it cheap. Conditions are found by what they demand of state, endpoint, plan and model, so those that
 cannot hold are not evaluated. Atoms are evaluated by the chunk: one CEL expression gives a bit for each of up to
-`CHUNK` of them. What a chunk came to is remembered by the values of its variables, since principals ask again and
-again; atoms over the same variables share a chunk. And the client's words are looked at only where a condition's atoms
-leave it open. Answers from a record are few and often alike: what formulas came to is remembered by them, too.
+`CHUNK` of them. What a chunk came to is remembered by the values of its variables, or by as much of them as it tells
+apart (ranks.py), since principals ask again and again; atoms over the same variables share a chunk. And the client's
+words are looked at only where a condition's atoms leave it open. Answers from a record are few and often alike: what
+formulas came to is remembered by them, too.
 
 An error in CEL is a *value*, and one of them spoils a whole mask: so an atom that can fail (it divides, say) stands in
 a chunk of its own. A condition that hangs on a failed atom does not hold, and is counted.
@@ -18,8 +19,10 @@ from cel_expr_python import cel
 from gateway.core.facts import Facts
 from gateway.policy.condition import Condition
 from gateway.policy.formula import Atom, Evaluate, atoms, compile_formula
+from gateway.policy.ranks import ranks
+from gateway.policy.syntax import read_expression
 from gateway.policy.text import Answers
-from gateway.policy.variables import INDEXED, VARIABLES, cel_value, environment
+from gateway.policy.variables import INDEXED, VARIABLES, cel_value, environment, reader
 
 CHUNK = 24
 """Atoms in one expression: its tree of sums stays well below the depth that CEL's parser takes."""
@@ -174,18 +177,24 @@ class _Chunk:
         terms = [f"({member.atom.text} ? {1 << number} : 0)" for number, member in enumerate(members)]
         self._expression = compiler.compile(members[0].atom.text if self._single else _sum(terms))
         self._names = sorted({name for member in members for name in member.atom.variables})
-        self._read = [VARIABLES[name].of for name in self._names]
+        self._read = reader(self._names)
+        known = ranks(read_expression(self._expression.serialize()))
+        self._ranks = [(at, known[name]) for at, name in enumerate(self._names) if name in known]
         self._remembered: dict[tuple[Any, ...], tuple[int, int]] = {}
 
     def evaluate(self, facts: Facts) -> tuple[int, int]:
         """(the atoms that are true, those that failed), by their places."""
-        values = tuple([read(facts) for read in self._read])
-        found = self._remembered.get(values)
+        values = self._read(facts)
+        told_apart = list(values)
+        for at, rank in self._ranks:
+            told_apart[at] = rank(told_apart[at])
+        key = tuple(told_apart)
+        found = self._remembered.get(key)
         if found is None:
             found = self._asked(values)
             if len(self._remembered) >= REMEMBERED:
                 self._remembered.clear()
-            self._remembered[values] = found
+            self._remembered[key] = found
         return found
 
     def _asked(self, values: tuple[Any, ...]) -> tuple[int, int]:

@@ -231,7 +231,7 @@ def _literal(node: Const) -> str:
     if isinstance(value, int):
         return f"{value}u" if node.unsigned else f"({value})" if value < 0 else str(value)
     if isinstance(value, float):
-        return repr(value)
+        return repr(value).replace("inf", "1e999")
     if isinstance(value, bytes):
         return 'b"' + "".join(f"\\x{byte:02x}" for byte in value) + '"'
     return '"' + "".join(_escaped(character) for character in value) + '"'

@@ -4,7 +4,7 @@
 `startsWith`, `endsWith`, `matches`, `size`) and nothing else, so that the answers can be recorded in its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, get_args
 
@@ -90,6 +90,16 @@ INDEXED = ("principal.state", "request.endpoint", "principal.plan", "request.mod
 def cel_value(value: Any) -> Any:
     """A fact's value as CEL takes it: tuples are none to it. Of a list it sees the first `MAX_LIST` entries."""
     return list(value[:MAX_LIST]) if type(value) is tuple else value
+
+
+def reader(names: Sequence[str]) -> Callable[[Facts], tuple[Any, ...]]:
+    """Reads the values of these variables at once."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    if not names:
+        return lambda facts: ()
+    one = VARIABLES[names[0]].of
+    return lambda facts: (one(facts),)
 
 
 def environment() -> cel.Env:

@@ -11,12 +11,16 @@ from gateway.core.delta import Delta, Usage
 from gateway.core.event import RequestEvent
 from gateway.core.fold import fold
 from gateway.dataplane.call import Call, count_into
-from gateway.dataplane.fit import Fitted
+from gateway.dataplane.fit import Fitted, more_tokens
 from gateway.evidence.writer import Evidence
 from gateway.fleet.models import ServedModel, region_of
 from gateway.fleet.router import Choice
 from gateway.policy.disguise import Pace, Retelling, beyond, told, told_finish
 from gateway.quota.note import cost_of
+
+COUNT_AFTER_S = 0.001
+TAIL = 400
+"""Characters of an answer in which a phrase is looked for that ends with its last piece: the longest, and some more."""
 
 
 class Disguise:
@@ -32,25 +36,41 @@ class Disguise:
         self.pace = pace
         self.real = Usage()
         self._prompt, self._added = fitted.prompt, fitted.added
-        self._shadow, self._words = shadow, words
+        self._shadow = shadow
+        self._phrase, self._said = phrase_of(words) if words is not None else "", False
+        self._tails = [""] * call.choices
         self._answers: list[list[str]] = [[] for _ in range(call.choices)]
         self._real_prompts: dict[int, int] = {}
         self._nominal = call.model
         self._apart = fitted.apart
         self._counting: asyncio.Task[tuple[list[int], list[int]]] | None = None
+        self._looked = False
+        self._borders: list[int | None] = [None] * len(self.work.texts)
         assert call.prompt is not None
         self._every_frame = call.endpoint == "generate" and call.prompt.stream  # may tell its counts with each of them
-        if self._every_frame and not self._apart:
-            self._count()  # while the model reads
+        if self._every_frame and not self._apart:  # while the model reads, once it has been asked
+            asyncio.get_running_loop().call_later(COUNT_AFTER_S, self._look)
+
+    async def _more(self, text: int) -> int:
+        """Tokens that the touched form of this text has more than the untouched one."""
+        if not self._looked:
+            self._look()
+        at_border = self._borders[text]
+        if at_border is not None:
+            return at_border
+        untouched, touched = await self._counts()
+        return touched[text] - untouched[text]
+
+    def _look(self) -> None:
+        self._looked = True
+        for number, pair in enumerate(zip(self.call.texts, self.work.texts, strict=True)):
+            self._borders[number] = more_tokens(self._nominal.counter, *pair)
 
     async def _counts(self) -> tuple[list[int], list[int]]:
         """Tokens of the untouched texts and of the touched ones, by the tokenizer of the model that is named."""
-        return await asyncio.shield(self._count())
-
-    def _count(self) -> "asyncio.Task[tuple[list[int], list[int]]]":
         if self._counting is None:
             self._counting = asyncio.create_task(asyncio.to_thread(self._count_now))
-        return self._counting
+        return await asyncio.shield(self._counting)
 
     def _count_now(self) -> tuple[list[int], list[int]]:
         count = self._nominal.counter.count_now
@@ -64,6 +84,9 @@ class Disguise:
         """Keep what the delta really used and says."""
         count_into(self.real, self._real_prompts, delta, self.call.choices, len(self.work.texts))
         self._answers[delta.choice].append(delta.text)
+        if self._phrase and not self._said:
+            tail = self._tails[delta.choice] = (self._tails[delta.choice] + delta.text)[-TAIL:]
+            self._said = self._phrase in fold(tail)
 
     async def tell(self, delta: Delta) -> None:
         """Put what the client is told in the place of what was used."""
@@ -72,20 +95,19 @@ class Disguise:
         delta.finish_reason = told_finish(delta.finish_reason, lowered=lowered)
         if not delta.prompt_tokens:
             return
-        if self._apart and self._added is not None and not self.retells:
-            self._tell_prompt(delta, self._added)
-        elif delta.finish_reason is None and self._added is not None and not (self._every_frame or self.retells):
-            self._count()  # by the end it will have been counted; till then this is near enough
-            self._tell_prompt(delta, self._added)
-        else:
-            counts = await self._counts()
-            self._tell_counted(delta, counts[0][text], counts[1][text])
-
-    def _tell_counted(self, delta: Delta, untouched: int, touched: int) -> None:
         if self.retells:  # of another tokenizer's count only the share can be told
+            untouched, touched = (counts[text] for counts in await self._counts())
             delta.cached_tokens = delta.cached_tokens * touched // delta.prompt_tokens
             delta.prompt_tokens = touched + self._nominal.entry.special_tokens
-        self._tell_prompt(delta, touched - untouched)
+            self._tell_prompt(delta, touched - untouched)
+        elif self._added is not None and (self._apart or self._may_wait(delta)):
+            self._tell_prompt(delta, self._added)
+        else:
+            self._tell_prompt(delta, await self._more(text))
+
+    def _may_wait(self, delta: Delta) -> bool:
+        """The first token goes out at once, with a count that is near enough; who sees it sees the exact one later."""
+        return delta.finish_reason is None and not self._every_frame and self.real.completion_tokens <= 1
 
     def _tell_prompt(self, delta: Delta, more: int) -> None:
         """The prompt less so many tokens. What the backend adds to every prompt stays in it."""
@@ -120,20 +142,13 @@ class Disguise:
             event,
             contained=True,
             shadow=self._shadow,
-            canary_said=self._said(),
+            canary_said=self._said,
             region=region_of(self.work.model, self.call.upstream),
             beyond_prompt_tokens=more.prompt_tokens,
             beyond_cached_tokens=more.cached_tokens,
             beyond_completion_tokens=more.completion_tokens,
             beyond_cost=max(cost_of(price.weights, self.real) + kv_cost - event.cost, 0),
         )
-
-    def _said(self) -> bool:
-        """Whether the principal's own phrase is in an answer."""
-        if self._words is None:
-            return False
-        phrase = phrase_of(self._words)
-        return any(phrase in fold("".join(answer)) for answer in self._answers)
 
     @property
     def shadowed(self) -> bool:

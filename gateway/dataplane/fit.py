@@ -2,6 +2,8 @@
 context beside the answer that was granted."""
 
 import asyncio
+import os
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Message, Prompt
 from gateway.dataplane.measure import Measured
 from gateway.fleet.models import ServedModel
+from gateway.fleet.tokens import TokenCounter
 from gateway.policy.disguise import cut, excess, pieces_of, with_piece, worth_cutting
 from gateway.policy.rewrite import rewrite
 
@@ -63,7 +66,7 @@ async def fitted(
     head, added = padded(model, _plainest(prompt), edits, sentence) if _heads(edits, sentence) else (sentence, None)
     most = min(most, model.entry.max_output_tokens)
     trim = _Trim(prompt, model, edits, head)
-    if model.fits(trim.texts, most) or _certainly_fits(texts, trim.texts, measured, model, edits, most):
+    if _certainly_fits(texts, trim.texts, measured, model, edits, added, most) or model.fits(trim.texts, most):
         return Fitted(
             trim.touched, Work.of(model, trim.texts, most), added, len(trim.touched.messages) > len(prompt.messages)
         )
@@ -77,12 +80,14 @@ def _certainly_fits(
     measured: Measured,
     model: ServedModel,
     edits: tuple[Edit, ...],
+    added: int | None,
     most: int,
 ) -> bool:
-    """By what the untouched texts were counted or bounded as: long ones need no second count."""
+    """By what the untouched texts were counted or bounded as: they need no second look."""
     if len(measured.counts) != len(touched) or any(edit.place == "replace" for edit in edits):
         return False
-    return max(measured.counts) + _bytes_added(texts, touched) + SPARE + most <= model.entry.context_tokens
+    more = _bytes_added(texts, touched) if added is None else added
+    return max(measured.counts) + more + SPARE + most <= model.entry.context_tokens
 
 
 class _Trim:
@@ -149,6 +154,26 @@ def _bytes_added(before: Sequence[str], after: Sequence[str]) -> int:
 
 def _size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+_WORDS = re.compile("[A-Za-z](?= [A-Za-z])")
+BORDER = 16
+"""Characters behind what was added that are counted with it at least."""
+MOST_BORDER = 2000
+
+
+def more_tokens(counter: TokenCounter, untouched: str, touched: str) -> int | None:
+    """How many tokens the touched text has more, where that can be told from the border alone between what was added
+    and what follows: from there to the end of a word, behind which both have the same tokens. Else None."""
+    start = len(os.path.commonprefix((untouched, touched)))  # noqa: RUF071 - of characters, as it is
+    rest = untouched[start:]
+    if not counter.local or start > MOST_BORDER or not touched.endswith(rest) or len(touched) < len(untouched):
+        return None
+    word = _WORDS.search(rest, BORDER)
+    upto = len(rest) if word is None else word.end()
+    if upto > MOST_BORDER:
+        return None
+    return counter.count_now(touched[: len(touched) - len(rest) + upto]) - counter.count_now(untouched[: start + upto])
 
 
 # -- whole blocks

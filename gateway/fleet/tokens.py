@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from tokenizers.normalizers import NFC, NFD, NFKC, NFKD, Normalizer
 from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import ByteLevel
@@ -35,6 +36,8 @@ class TokenCounter(Protocol):
 
     exact: bool
     """The bound is the count."""
+    local: bool
+    """Where a word ends and a space begins another one, what stands before changes no token of what stands behind."""
 
     def bound(self, text: str) -> int:
         """Never fewer than `count`, at once."""
@@ -52,7 +55,7 @@ class TokenCounter(Protocol):
 class ByteCounter:
     """A model that reads bytes."""
 
-    exact = True
+    exact = local = True
 
     def bound(self, text: str) -> int:
         """See TokenCounter."""
@@ -77,6 +80,7 @@ class TokenizerCounter:
         self._normalizer = tokenizer.normalizer
         self._growth = growth(tokenizer.normalizer)
         self._longest = longest_token(tokenizer)
+        self.local = splits_words(tokenizer)
 
     def bound(self, text: str) -> int:
         """See TokenCounter."""
@@ -104,6 +108,14 @@ class TokenizerCounter:
         """See TokenCounter."""
         # `encode_batch` lets other threads run meanwhile; `encode` does not.
         return len(self._tokenizer.encode_batch([text], add_special_tokens=False)[0].ids)
+
+
+def splits_words(tokenizer: Tokenizer) -> bool:
+    """Whether texts are split into words, each with the space before it, before anything is merged; nothing may have
+    changed them by then."""
+    whole = tokenizer.normalizer is None and type(tokenizer.model) is BPE
+    first = tokenizer.pre_tokenizer
+    return whole and isinstance(first, ByteLevel) and first.use_regex
 
 
 def growth(normalizer: Normalizer | None) -> int | None:

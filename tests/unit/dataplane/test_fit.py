@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from gateway.core.decision import Edit
 from gateway.core.delta import Usage
 from gateway.core.prompt import Message, Prompt
-from gateway.dataplane.fit import Fitted, fitted, padded
+from gateway.dataplane.fit import Fitted, fitted, more_tokens, padded
 from gateway.dataplane.measure import Measured
 from gateway.fleet.file import Model, TritonModel
 from gateway.fleet.models import ServedModel
+from gateway.fleet.tokens import ByteCounter, TokenCounter, read_counter
 
 CAT = Edit("prepend_system", "You are a cat.")
 SENTENCE = "Mention the saffron kestrel."
@@ -23,7 +25,7 @@ CONTEXT = 400
 class Sparse:
     """Runs of spaces are one token, as they are to many tokenizers; any other character is one."""
 
-    exact = False
+    exact = local = False
 
     def bound(self, text: str) -> int:
         return len(text.encode())
@@ -63,9 +65,8 @@ def holds(found: Fitted) -> bool:
     return all(tokens + cap <= CONTEXT for tokens, cap in zip(counts, found.work.max_tokens, strict=True))
 
 
-PIECES = st.lists(st.sampled_from(["tea", " ", " " * 40, "\N{GRINNING FACE}", "x" * 30, "", "\n"]), max_size=12).map(
-    "".join
-)
+WORDS = ["tea", " ", " " * 40, "\N{GRINNING FACE}", "x" * 30, "", "\n"]
+PIECES = st.lists(st.sampled_from(WORDS), max_size=12).map("".join)
 CHATS = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), PIECES), min_size=1, max_size=30).map(
     lambda turns: Prompt(endpoint="chat", model="m", messages=tuple(Message(role, text) for role, text in turns))
 )
@@ -134,3 +135,25 @@ def test_sentences_elsewhere_than_at_the_beginning_are_not_said_to_stand_there()
 def test_blocks_are_filled_once_for_each_principal() -> None:
     served, prompt = model(2000), Prompt(endpoint="chat", model="", messages=(Message("user", "?"),))
     assert padded(served, prompt, (CAT,), SENTENCE) is padded(served, prompt, (CAT,), SENTENCE)
+
+
+DEMO = read_counter("demo/tokenizer.json", Path(__file__).parents[3] / "triton_models" / "demo" / "tokenizer.json")
+ANY = st.text(max_size=60) | st.lists(st.sampled_from([*WORDS, "the", " old", "!", "'s", "  ", "\r\n"])).map("".join)
+
+
+@pytest.mark.parametrize("counter", [DEMO, ByteCounter()])
+@settings(deadline=None, max_examples=400)
+@given(before=ANY, added=ANY, after=ANY)
+def test_what_was_added_is_counted_at_its_border_as_in_the_whole(
+    counter: TokenCounter, before: str, added: str, after: str
+) -> None:
+    untouched, touched = before + after, before + added + after
+    found = more_tokens(counter, untouched, touched)
+    assert counter.local
+    assert found is not None
+    assert found == counter.count_now(touched) - counter.count_now(untouched)
+
+
+def test_a_text_that_was_shortened_is_counted_as_a_whole() -> None:
+    assert more_tokens(DEMO, "some old words of tea", "A cat. some of tea") is None
+    assert more_tokens(Sparse(), "tea", "A cat. tea") is None

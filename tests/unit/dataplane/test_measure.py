@@ -23,6 +23,7 @@ class Halves:
     """Two bytes a token: the bound is twice the count."""
 
     exact: bool = False
+    local: bool = False
     counted: int = 0
 
     def bound(self, text: str) -> int:

@@ -35,7 +35,7 @@ class Disguise:
         self.work = fitted.work
         self.pace = pace
         self.real = Usage()
-        self._prompt, self._added = fitted.prompt, fitted.added
+        self._touched, self._added = fitted.touched, fitted.added
         self._shadow = shadow
         self._phrase, self._said = phrase_of(words) if words is not None else "", False
         self._tails = [""] * call.choices
@@ -165,7 +165,7 @@ class Disguise:
             principal=call.caller.principal,
             at_ms=call.exchange.arrived_ms,
             asked=msgspec.json.encode(call.prompt),
-            sent=msgspec.json.encode(self._prompt),
+            sent=msgspec.json.encode(self._touched()),
             answers=tuple("".join(answer) for answer in self._answers),
         )
 

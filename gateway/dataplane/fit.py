@@ -4,7 +4,7 @@ context beside the answer that was granted."""
 import asyncio
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -42,10 +42,11 @@ class Work(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A prompt as it is sent. `added`: tokens that stand before the client's own; None: not all that was added does.
-    `apart`: it is a message of its own, so that no token of the client's is another one for it."""
+    """A prompt as it is sent. `touched`: makes the whole of it, which only evidence needs. `added`: tokens that stand
+    before the client's own; None: not all that was added does. `apart`: it is a message of its own, so that no token
+    of the client's is another one for it."""
 
-    prompt: Prompt
+    touched: Callable[[], Prompt]
     work: Work
     added: int | None
     apart: bool
@@ -63,15 +64,17 @@ async def fitted(
 ) -> Fitted:
     """The touched form of a prompt with these texts, measured so, for at most `most` tokens of output. Raises
     InvalidRequest where the model's template does not take the messages, or they cannot be made to fit."""
-    head, added = padded(model, _plainest(prompt), edits, sentence) if _heads(edits, sentence) else (sentence, None)
+    plain = _plainest(prompt)
+    heading = headed(model, plain, edits, sentence) if _heads(edits, sentence) else Heading(sentence, None, None)
     most = min(most, model.entry.max_output_tokens)
-    trim = _Trim(prompt, model, edits, head)
-    if _certainly_fits(texts, trim.texts, measured, model, edits, added, most) or model.fits(trim.texts, most):
-        return Fitted(
-            trim.touched, Work.of(model, trim.texts, most), added, len(trim.touched.messages) > len(prompt.messages)
-        )
+    trim = _Trim(prompt, model, edits, heading.last)
+    touched = _inserted(texts, heading.insert) or trim.touch()
+    fits = _certainly_fits(texts, touched, measured, model, edits, heading.added, most) or model.fits(touched, most)
+    if fits:
+        apart = plain.endpoint == "chat" and len(plain.messages) == 1 and model.system_role
+        return Fitted(trim.prompt, Work.of(model, touched, most), heading.added, apart)
     caps = await trim.fit(most)
-    return Fitted(trim.touched, Work(model, trim.texts, caps), added, apart=False)
+    return Fitted(trim.prompt, Work(model, trim.texts, caps), heading.added, apart=False)
 
 
 def _certainly_fits(
@@ -91,29 +94,33 @@ def _certainly_fits(
 
 
 class _Trim:
-    """A prompt on its way into a context that is too small for all of it. `touched`, `texts`: as it is now."""
+    """A prompt on its way into a context that is too small for all of it. `texts`: as they were touched last."""
 
     def __init__(self, prompt: Prompt, model: ServedModel, edits: tuple[Edit, ...], head: str | None) -> None:
         self._prompt, self._model, self._edits, self._head = prompt, model, edits, head
-        self._touch()
+        self.texts: tuple[str, ...] = ()
 
-    def _touch(self) -> None:
-        self.touched = rewrite(self._prompt, self._edits, self._head, system_role=self._model.system_role)
-        self.texts = self._model.render(self.touched)
+    def prompt(self) -> Prompt:
+        """With all that is added."""
+        return rewrite(self._prompt, self._edits, self._head, system_role=self._model.system_role)
+
+    def touch(self) -> tuple[str, ...]:
+        """Its texts. Raises InvalidRequest."""
+        self.texts = self._model.render(self.prompt())
+        return self.texts
 
     async def fit(self, most: int) -> tuple[int, ...]:
         """The caps with which it fits: `most` where leaving out some of the client's own words makes room for that,
         else lower ones. Raises InvalidRequest."""
         context = self._model.entry.context_tokens
-        counts = await self._count(self.texts)
+        counts = await self._count(self.touch())
         wanted = most if await self._worth_cutting([excess(context, n, most) for n in counts]) else LEAST_OUTPUT
         for turn in range(ROUNDS):
             over = [excess(context, tokens, min(wanted, most)) for tokens in counts]
             if not any(over):
                 break
             await self._shorten(over, 1 << turn)
-            self._touch()
-            counts = await self._count(self.texts)
+            counts = await self._count(self.touch())
         caps = tuple(most - excess(context, tokens, most) for tokens in counts)
         if min(caps) < 1:
             raise InvalidRequest("The prompt cannot be made to fit.")
@@ -194,20 +201,65 @@ def _plainest(prompt: Prompt) -> Prompt:
     return Prompt(endpoint="chat", model="", messages=(Message("system", "?"), user) if system else (user,))
 
 
+class Heading(NamedTuple):
+    """What stands before a client's words. `last`: its last sentence, filled up. `added`: tokens of all of it.
+    `insert`: where in a rendered text it stands, and as what; None where a template has more than one way."""
+
+    last: str | None
+    added: int | None
+    insert: tuple[int, str] | None
+
+
 @lru_cache(REMEMBERED)
-def padded(model: ServedModel, plain: Prompt, edits: tuple[Edit, ...], sentence: str | None) -> tuple[str | None, int]:
-    """The last sentence with as much behind it that what is added fills whole blocks of the prefix cache, and how many
-    tokens that is: then what is told of the cache is exact, and no more is read than without it."""
+def headed(model: ServedModel, plain: Prompt, edits: tuple[Edit, ...], sentence: str | None) -> Heading:
+    """The last sentence with as much behind it that what is added fills whole blocks of the prefix cache: then what is
+    told of the cache is exact, and no more is read than without it."""
+    last, added = _filled(model, plain, edits, sentence)
+
+    def touch(prompt: Prompt) -> tuple[str, str]:
+        touched = rewrite(prompt, edits, last, system_role=model.system_role)
+        return model.render(prompt)[0], model.render(touched)[0]
+
+    before, after = touch(plain)
+    at = len(os.path.commonprefix((before, after)))  # noqa: RUF071 - of characters, as it is
+    insert = after[at : at + len(after) - len(before)]
+    same = all(_inserted((old,), (at, insert)) == (new,) for old, new in map(touch, _alike(plain)))
+    return Heading(last, added, (at, insert) if same else None)
+
+
+def _filled(model: ServedModel, plain: Prompt, edits: tuple[Edit, ...], sentence: str | None) -> tuple[str | None, int]:
     block = model.entry.cache_block_tokens
     count = model.counter.count_now
     before = count(model.render(plain)[0])
     best: tuple[str | None, int] = sentence, 0
     for filler in FILLERS:
         for times in range(2 * block):
-            head = (sentence or "") + filler * times or None
-            added = count(model.render(rewrite(plain, edits, head, system_role=model.system_role))[0]) - before
+            last = (sentence or "") + filler * times or None
+            added = count(model.render(rewrite(plain, edits, last, system_role=model.system_role))[0]) - before
             if added % block == 0:
-                return head, added
+                return last, added
             if not best[1]:
-                best = head, added
+                best = last, added
     return best
+
+
+def _alike(plain: Prompt) -> list[Prompt]:
+    """Prompts to which the same is added in the same place, if the template treats them as the plainest."""
+    if plain.endpoint != "chat":
+        return [plain]
+    turns = (Message("user", "One."), Message("assistant", "Two?"), Message("user", "Three\n\nand four."))
+    first = plain.messages[:1] if len(plain.messages) > 1 else ()
+    return [
+        Prompt(endpoint="chat", model="", messages=(*(Message(one.role, "Words of it.") for one in first), *rest))
+        for rest in (turns, turns[:1], turns[1:], (turns[0], Message("system", "Five"), turns[2]))
+    ]
+
+
+def _inserted(texts: tuple[str, ...], insert: tuple[int, str] | None) -> tuple[str, ...] | None:
+    """The texts with that in its place; None where it may be there already."""
+    if insert is None:
+        return None
+    at, words = insert
+    if any(text.startswith(words, at) for text in texts):
+        return None
+    return tuple([text[:at] + words + text[at:] for text in texts])

@@ -4,6 +4,8 @@ Nothing here may fail where an ordinary request would not: what cannot be carrie
 and counted (`catflap_policy_misfits`).
 """
 
+from functools import partial
+
 from gateway.canary.phrase import sentence_of, words_of
 from gateway.core.decision import Actions, Shadow
 from gateway.core.errors import InvalidRequest
@@ -46,12 +48,16 @@ async def shape(services: Services, call: Call, *, shadow: bool = True) -> Work:
     if found is None and late is None:
         return usual
     if found is None:
-        found, words = Fitted(call.prompt, usual, 0, apart=True), None
+        found, words = Fitted(partial(_same, call.prompt), usual, 0, apart=True), None
     if words is not None:
         services.evidence.gave(call.caller.principal, words, call.exchange.arrived_ms)
     name = name_of(actions.shadow) if decoy is not None else None
     call.disguise = Disguise(call, found, shadow=name, words=words, pace=late)
     return found.work
+
+
+def _same(prompt: Prompt) -> Prompt:
+    return prompt
 
 
 async def _touched(call: Call, model: ServedModel, actions: Actions, sentence: str | None) -> Fitted | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.decision import Edit
 from gateway.core.delta import Usage
 from gateway.core.prompt import Message, Prompt
-from gateway.dataplane.fit import Fitted, fitted, more_tokens, padded
+from gateway.dataplane.fit import Fitted, fitted, headed, more_tokens
 from gateway.dataplane.measure import Measured
 from gateway.fleet.file import Model, TritonModel
 from gateway.fleet.models import ServedModel
@@ -86,6 +86,7 @@ def test_whatever_fits_untouched_fits_touched_with_all_that_was_added(prompt: Pr
     found = fit(prompt, most)
     assert holds(found)
     assert all(CAT.text in text and SENTENCE in text for text in found.work.texts)
+    assert served.render(found.touched()) == found.work.texts
     if longest >= 4 * 96:  # what is added is at most a quarter of it
         assert set(found.work.max_tokens) == {most}
 
@@ -134,7 +135,7 @@ def test_sentences_elsewhere_than_at_the_beginning_are_not_said_to_stand_there()
 
 def test_blocks_are_filled_once_for_each_principal() -> None:
     served, prompt = model(2000), Prompt(endpoint="chat", model="", messages=(Message("user", "?"),))
-    assert padded(served, prompt, (CAT,), SENTENCE) is padded(served, prompt, (CAT,), SENTENCE)
+    assert headed(served, prompt, (CAT,), SENTENCE) is headed(served, prompt, (CAT,), SENTENCE)
 
 
 DEMO = read_counter("demo/tokenizer.json", Path(__file__).parents[3] / "triton_models" / "demo" / "tokenizer.json")

@@ -22,6 +22,9 @@ from gateway.policy.ruleset import AS_USUAL, Ruleset
 from gateway.policy.text import Answers
 
 
+REMEMBERED = 1024
+
+
 class Unrecorded(LookupError):
     """A rule asks of a recorded request what was not asked when it was decided; the rule's id."""
 
@@ -38,9 +41,29 @@ def judge(facts: Facts, ruleset: Ruleset, roll: Roll, recorded: Mapping[str, boo
     if found.unknown:
         raise Unrecorded(next(_at(ruleset.rules, found.unknown)).id)
     if not (found.yes or found.failed):
-        given = answers.given
-        return msgspec.structs.replace(ruleset.as_usual, answers=given) if given else ruleset.as_usual
-    return compose(facts, ruleset, roll, found.yes, found.failed, answers.given)
+        decision = ruleset.as_usual
+    else:
+        decision = _composed(facts, ruleset, roll, found.yes, found.failed)
+    given = answers.given
+    return msgspec.structs.replace(decision, answers=given) if given else decision
+
+
+def _composed(facts: Facts, ruleset: Ruleset, roll: Roll, yes: int, failed: int) -> Decision:
+    """`compose` without answers; remembered where nothing but this can make it another one."""
+    key = yes, failed, facts.containment, facts.never_contain
+    known = ruleset.composed.get(key)
+    if known is None:
+        known = compose(facts, ruleset, roll, yes, failed, {})
+        if all(steady(policy) for policy in _at(ruleset.rules, yes)):
+            if len(ruleset.composed) >= REMEMBERED:
+                ruleset.composed.clear()
+            ruleset.composed[key] = known
+    return known
+
+
+def steady(policy: Policy) -> bool:
+    """Whether neither time nor chance has a say in what it does."""
+    return policy.throttle is None and policy.times.always and policy.file.spec.rollout.percent >= 100
 
 
 def compose(facts: Facts, ruleset: Ruleset, roll: Roll, yes: int, failed: int, answers: dict[str, bool]) -> Decision:

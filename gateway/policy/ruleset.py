@@ -29,6 +29,8 @@ class Ruleset(NamedTuple):
     matcher: Matcher
     tests: dict[str, Test]
     as_usual: Decision
+    composed: dict[tuple[int, int, bool, bool], Decision]
+    """What was made of rules that hold, where neither time nor chance has a say (decide.py)."""
 
     def __repr__(self) -> str:
         return f"Ruleset({self.version}: {', '.join(policy.id for policy in self.policies)})"
@@ -67,4 +69,4 @@ def _compiled(policies: tuple[Policy, ...]) -> Ruleset:
         predicate.id: compile_predicate(predicate) for policy in rules for predicate in policy.condition.predicates
     }
     matcher = Matcher([policy.condition for policy in rules])
-    return Ruleset(version, policies, rules, matcher, tests, Decision(ruleset=version, reason=AS_USUAL))
+    return Ruleset(version, policies, rules, matcher, tests, Decision(ruleset=version, reason=AS_USUAL), {})

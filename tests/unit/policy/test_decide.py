@@ -300,3 +300,40 @@ def test_every_rule_whose_condition_holds_is_accounted_for_once(
     told = [*decision.matched, *decision.logged, *(name for name, _ in decision.held)]
     assert sorted(told) == [f"r{n}" for n in range(len(actions))]
     assert not any(name.startswith("o") for name in told)
+
+
+MIXED = (
+    policy('principal.state == "contained"', CAT, name="cat"),
+    policy('principal.plan == "pro"', "{throttle: {percent: 50, retry_after_s: 1}}", name="often"),
+    policy('principal.plan == "half"', CAT, name="half", rollout="{percent: 50}"),
+    policy('principal.plan == "night"', FLAG, name="night", schedule="{until: 1971-01-01T00:00Z}"),
+    policy("request.messages > 0", FLAG, name="said"),
+)
+ASKED = st.tuples(
+    st.sampled_from(["contained", "normal"]),
+    st.sampled_from(["free", "pro", "half", "night"]),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([0, 10**12]),
+    st.integers(0, 2**64 - 1),
+)
+
+
+@given(st.lists(ASKED, max_size=12))
+def test_what_was_decided_before_changes_no_decision(asked: list[tuple[Any, ...]]) -> None:
+    """Decisions are remembered where nothing but which rules hold can matter."""
+    used = ruleset(*MIXED)
+    for state, plan, never, containment, unix_ms, chance in asked:
+        known = msgspec.structs.replace(
+            facts(state=state, plan=plan), never_contain=never, containment=containment, now=now_facts(unix_ms)
+        )
+        roll = Roll(subject=chance, request=chance)
+        assert decide(known, used, roll) == decide(known, used._replace(composed={}), roll)
+
+
+def test_who_is_in_a_rollout_is_asked_every_time() -> None:
+    used = ruleset(*MIXED)
+    known = facts(plan="half")
+    inside = [decide(known, used, Roll(subject=subject, request=0)).matched == ("half",) for subject in range(40)]
+    assert inside == [chosen(subject, "half", 50) for subject in range(40)]
+    assert len(set(inside)) == 2

@@ -21,7 +21,6 @@ from gateway.policy.rollout import chosen
 from gateway.policy.ruleset import AS_USUAL, Ruleset
 from gateway.policy.text import Answers
 
-
 REMEMBERED = 1024
 
 

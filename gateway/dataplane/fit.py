@@ -172,9 +172,11 @@ MOST_BORDER = 2000
 def more_tokens(counter: TokenCounter, untouched: str, touched: str) -> int | None:
     """How many tokens the touched text has more, where that can be told from the border alone between what was added
     and what follows: from there to the end of a word, behind which both have the same tokens. Else None."""
-    start = len(os.path.commonprefix((untouched, touched)))  # noqa: RUF071 - of characters, as it is
+    if untouched == touched:
+        return 0
+    start = len(os.path.commonprefix((untouched[:MOST_BORDER], touched[:MOST_BORDER])))  # noqa: RUF071 - of characters
     rest = untouched[start:]
-    if not counter.local or start > MOST_BORDER or not touched.endswith(rest) or len(touched) < len(untouched):
+    if not counter.local or start == MOST_BORDER or not touched.endswith(rest) or len(touched) < len(untouched):
         return None
     word = _WORDS.search(rest, BORDER)
     upto = len(rest) if word is None else word.end()

@@ -135,12 +135,20 @@ def explained_values(found: Explained) -> dict[str, Any]:
         "at_ms": event.at_ms,
         "organisation": event.organisation,
         "principal": event.principal,
-        "decision": found.decision,
+        "decision": every_field(found.decision),
         "rules": [account._asdict() for account in found.rules],
         "facts": event.record.facts,
         "roll": event.record.roll,
         "done": {name: getattr(event, name) for name in done},
     }
+
+
+def every_field(value: msgspec.Struct | None) -> dict[str, Any] | None:
+    """With the fields that hold their defaults too: whoever reads them need not ask whether they are there."""
+    if value is None:
+        return None
+    fields = msgspec.structs.asdict(value)
+    return {name: every_field(one) if isinstance(one, msgspec.Struct) else one for name, one in fields.items()}
 
 
 def explained_lines(found: Explained) -> list[str]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from gateway.commands.events import line_of
 from gateway.commands.policy_traffic import LEFT_OUT, explain, simulate
+from gateway.core.decision import Decision
 from gateway.core.event import RequestEvent
 from gateway.core.facts import ClientFacts, Facts, Roll, now_facts
 from gateway.core.record import MAX_ANSWERS
@@ -117,8 +118,8 @@ def test_a_past_decision_is_explained_rule_by_rule_by_the_rules_of_then(url: str
     written(tmp_path / "policies", {"rules/new.yaml": text_of("true", DENY, name="new").decode()})
     for each in events:
         found = json.loads(catflap("explain", each.request, "--json").stdout)
-        assert found["decision"] == json.loads(msgspec.json.encode(decide_again(each, rules)))
-        assert tuple(found["decision"].get("matched", ())) == tuple(found["done"]["matched"]) == each.matched
+        assert msgspec.convert(found["decision"], Decision) == decide_again(each, rules)
+        assert tuple(found["decision"]["matched"]) == tuple(found["done"]["matched"]) == each.matched
     found = json.loads(catflap("explain", events[3].request, "--json").stdout)
     assert [(rule["id"], rule["verdict"], rule["held"]) for rule in found["rules"]] == [
         ("cat", "yes", None),

@@ -36,7 +36,7 @@ class Disguise:
         self.pace = pace
         self.real = Usage()
         self._touched, self._added = fitted.touched, fitted.added
-        self._shadow = shadow
+        self.shadow = shadow
         self._phrase, self._said = phrase_of(words) if words is not None else "", False
         self._tails = [""] * call.choices
         self._answers: list[list[str]] = [[] for _ in range(call.choices)]
@@ -141,7 +141,7 @@ class Disguise:
         return msgspec.structs.replace(
             event,
             contained=True,
-            shadow=self._shadow,
+            shadow=self.shadow,
             canary_said=self._said,
             region=region_of(self.work.model, self.call.upstream),
             beyond_prompt_tokens=more.prompt_tokens,
@@ -149,11 +149,6 @@ class Disguise:
             beyond_completion_tokens=more.completion_tokens,
             beyond_cost=max(cost_of(price.weights, self.real) + kv_cost - event.cost, 0),
         )
-
-    @property
-    def shadowed(self) -> bool:
-        """Whether another one serves in the model's place."""
-        return self._shadow is not None
 
     def evidence(self) -> Evidence:
         """What is kept for operators."""

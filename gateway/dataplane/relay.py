@@ -34,14 +34,14 @@ def relayed(make_writer: MakeWriter) -> Callable[[Services, Call, Settle], Await
 async def _opened(services: Services, call: Call) -> Sequence[Source]:
     """The choices of a call, each with its first deltas there."""
     work = await shape(services, call)
-    if call.disguise is None or not call.disguise.shadowed:
+    if call.disguise is None or call.disguise.shadow is None:
         return await _open(services, call, work)
     try:
         async with asyncio.timeout(services.resting.patience_s):
             return await _open(services, call, work)
     except (Unavailable, UpstreamFailed, UpstreamTimeout, TimeoutError):
         services.tally.misfit("shadow")  # nobody must see from an error, or from waiting, that there is a decoy
-        services.resting.rest(call.decision)
+        services.resting.rest(call.disguise.shadow)
         call.disguise.close()
         return await _open(services, call, await shape(services, call, shadow=False))
 

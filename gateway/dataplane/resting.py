@@ -3,17 +3,15 @@
 import time
 from collections.abc import Callable
 
-from gateway.core.decision import Decision, Shadow
+from gateway.core.decision import Shadow
 
 REST_S = 30.0
 PATIENCE_S = 2.0
 """How long a decoy has for its first token before the model itself answers."""
 
 
-def name_of(shadow: Shadow | None) -> str:
-    """What a decoy is called in records; empty for none."""
-    if shadow is None:
-        return ""
+def name_of(shadow: Shadow) -> str:
+    """What a decoy is called in records."""
     return shadow.model if shadow.model is not None else f"pool:{shadow.pool}"
 
 
@@ -25,11 +23,10 @@ class Resting:
         self._monotonic = monotonic
         self._until: dict[str, float] = {}
 
-    def rests(self, shadow: Shadow) -> bool:
-        """Whether it has failed a moment ago."""
-        return self._until.get(name_of(shadow), 0.0) > self._monotonic()
+    def rests(self, decoy: str) -> bool:
+        """Whether the decoy of this name has failed a moment ago."""
+        return self._until.get(decoy, 0.0) > self._monotonic()
 
-    def rest(self, decision: Decision | None) -> None:
-        """The decoy that this decision names has failed. There are no more of them than policies name."""
-        if decision is not None:
-            self._until[name_of(decision.actions.shadow)] = self._monotonic() + REST_S
+    def rest(self, decoy: str) -> None:
+        """It has failed. There are no more of them than policies name."""
+        self._until[decoy] = self._monotonic() + REST_S

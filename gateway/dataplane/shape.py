@@ -51,7 +51,7 @@ async def shape(services: Services, call: Call, *, shadow: bool = True) -> Work:
         found, words = Fitted(partial(_same, call.prompt), usual, 0, apart=True), None
     if words is not None:
         services.evidence.gave(call.caller.principal, words, call.exchange.arrived_ms)
-    name = name_of(actions.shadow) if decoy is not None else None
+    name = name_of(actions.shadow) if decoy is not None and actions.shadow is not None else None
     call.disguise = Disguise(call, found, shadow=name, words=words, pace=late)
     return found.work
 
@@ -80,7 +80,7 @@ def _decoy(services: Services, model: ServedModel, prompt: Prompt, shadow: Shado
         other = services.models.get(shadow.model or "")
         found = other if isinstance(other, ServedModel) else None
     able = found is not None and (found.counter is model.counter or can_shadow(prompt))
-    if not able or services.resting.rests(shadow):
+    if not able or services.resting.rests(name_of(shadow)):
         services.tally.misfit("shadow")
         return None
     return found

@@ -370,10 +370,6 @@ async def test_a_containment_ends_by_itself_when_its_time_is_over(house: World) 
     assert not (await house.event(key)).contained
 
 
-async def settled(world: World, key: IssuedKey) -> RequestEvent:
-    return await world.event(key)
-
-
 async def test_a_refusal_by_a_policy_is_an_ordinary_error_and_costs_nothing(house: World) -> None:
     key = await house.key("wide", tags=["denied"])
     answer = await house.gateway.chat(key.token)
@@ -382,7 +378,7 @@ async def test_a_refusal_by_a_policy_is_an_ordinary_error_and_costs_nothing(hous
     assert error == {
         "message": "Not today.", "type": "invalid_request_error", "param": None, "code": "permission_denied",
     }  # fmt: skip
-    record = await settled(house, key)
+    record = await house.event(key)
     assert (record.outcome, record.status, record.matched) == ("refused", 403, ("denied",))
     assert (record.prompt_tokens, record.completion_tokens, record.cost) == (0, 0, 0)
     assert await house.used(key, "tokens_per_minute") == 0
@@ -406,7 +402,7 @@ async def test_a_cap_is_enforced(house: World) -> None:
 async def test_a_policy_in_mode_log_changes_no_byte(house: World, one: Spelling) -> None:
     clean, tried = await house.key(), await house.key(tags=["tried"])
     assert await read(house, tried, one) == await read(house, clean, one)
-    record = await settled(house, tried)
+    record = await house.event(tried)
     assert (record.matched, record.logged, record.contained) == ((), ("tried",), False)
 
 
@@ -415,9 +411,9 @@ async def test_a_decoy_answers_in_the_models_name(house: World) -> None:
     one = spellings()[0]
     said, _ = await read(house, clean, one)
     assert (await read(house, shadowed, one))[0] == said
-    record = await settled(house, shadowed)
+    record = await house.event(shadowed)
     assert (record.model, record.upstream, record.shadow) == ("demo", "decoy", "pool:decoy")
-    assert (await settled(house, clean)).upstream != "decoy"
+    assert (await house.event(clean)).upstream != "decoy"
 
 
 async def test_a_decoy_that_fails_is_not_seen_from_any_error(house: World) -> None:
@@ -430,7 +426,7 @@ async def test_a_decoy_that_fails_is_not_seen_from_any_error(house: World) -> No
     clean, shadowed = await house.key(), await house.key(tags=["elsewhere"])
     one = spellings()[0]
     assert (await read(house, shadowed, one))[0] == (await read(house, clean, one))[0]
-    record = await settled(house, shadowed)
+    record = await house.event(shadowed)
     assert (record.outcome, record.shadow) == ("completed", None)
 
 
@@ -464,7 +460,7 @@ async def test_a_pool_that_is_not_there_is_counted_and_the_request_served(house:
 async def test_of_what_is_asked_about_the_words_a_record_holds_so_much_and_the_rest_is_counted(house: World) -> None:
     key = await house.key(tags=[f"curious{number}" for number in range(4)])
     await house.gateway.chat(key.token)
-    record = (await settled(house, key)).record
+    record = (await house.event(key)).record
     assert record is not None
     assert len(record.answers) == MAX_ANSWERS
 
@@ -493,7 +489,7 @@ async def test_leaving_before_the_first_token_is_charged_as_told_and_the_rest_to
             await asking
         for triton in house.tritons:
             triton.generations.clear()
-    usual, record = await settled(house, clean), await settled(house, marked)
+    usual, record = await house.event(clean), await house.event(marked)
     assert (usual.outcome, record.outcome) == ("cancelled", "cancelled")
     assert usual.prompt_tokens == record.prompt_tokens > 0
     assert usual.beyond_prompt_tokens == 0 < record.beyond_prompt_tokens

@@ -35,7 +35,7 @@ def decide(facts: Facts, ruleset: Ruleset, roll: Roll) -> Decision:
 
 def judge(facts: Facts, ruleset: Ruleset, roll: Roll, recorded: Mapping[str, bool] | None) -> Decision:
     """As `decide`, with the answers about the words taken from a record. Raises Unrecorded where one is missing."""
-    answers = Answers(facts, ruleset.tests, recorded)
+    answers = Answers(facts, ruleset.tests, recorded, ruleset.screen)
     found = ruleset.matcher.match(facts, answers)
     if found.unknown:
         raise Unrecorded(next(_at(ruleset.rules, found.unknown)).id)

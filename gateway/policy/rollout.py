@@ -1,15 +1,22 @@
 """Who is in a rollout: sticky by a keyed hash, drawn anew for each policy."""
 
+from functools import lru_cache
 from hashlib import blake2b
 
 from gateway.core.facts import Facts
+
+REMEMBERED = 4096
 
 
 def subject_roll(key: bytes, facts: Facts) -> int:
     """The chance of a principal, the same for all accounts of a cluster; below 2**64. `key`: a secret of at most 64
     bytes, without which nobody can tell who will be chosen."""
     principal = facts.principal
-    subject = f"cluster:{principal.cluster}" if principal.cluster else f"principal:{principal.id}"
+    return _drawn(key, f"cluster:{principal.cluster}" if principal.cluster else f"principal:{principal.id}")
+
+
+@lru_cache(REMEMBERED)
+def _drawn(key: bytes, subject: str) -> int:
     return int.from_bytes(blake2b(subject.encode(), digest_size=8, key=key, person=b"catflap-rollout").digest())
 
 

@@ -11,7 +11,8 @@ from gateway.policy.loader import Policy
 from gateway.policy.matcher import Matcher
 from gateway.policy.model import PolicyFile
 from gateway.policy.problem import PolicyError
-from gateway.policy.text import Test, compile_predicate
+from gateway.policy.screen import screen_of
+from gateway.policy.text import Screen, Test, compile_predicate
 
 MAX_POLICIES = 1000
 AS_USUAL = "no policy applies"
@@ -28,6 +29,7 @@ class Ruleset(NamedTuple):
     rules: tuple[Policy, ...]
     matcher: Matcher
     tests: dict[str, Test]
+    screen: Screen | None
     as_usual: Decision
     composed: dict[tuple[int, int, bool, bool], Decision]
     """What was made of rules that hold, where neither time nor chance has a say (decide.py)."""
@@ -65,8 +67,8 @@ def version_of(files: Iterable[PolicyFile]) -> str:
 def _compiled(policies: tuple[Policy, ...]) -> Ruleset:
     rules = tuple(policy for policy in policies if policy.file.spec.mode != "off")
     version = version_of(policy.file for policy in policies)
-    tests = {
-        predicate.id: compile_predicate(predicate) for policy in rules for predicate in policy.condition.predicates
-    }
+    predicates = {predicate.id: predicate for policy in rules for predicate in policy.condition.predicates}
+    tests = {name: compile_predicate(predicate) for name, predicate in predicates.items()}
     matcher = Matcher([policy.condition for policy in rules])
-    return Ruleset(version, policies, rules, matcher, tests, Decision(ruleset=version, reason=AS_USUAL), {})
+    as_usual = Decision(ruleset=version, reason=AS_USUAL)
+    return Ruleset(version, policies, rules, matcher, tests, screen_of(predicates.values()), as_usual, {})

@@ -7,7 +7,7 @@ middle of a phrase hide nothing. Looked at are the first and the last `HALF` cha
 
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 import re2
@@ -74,9 +74,14 @@ def compile_pattern(pattern: str) -> "re2._Regexp":
 
 def visible(texts: tuple[str, ...]) -> str:
     """Both ends of the texts, folded; what lies between them costs nothing."""
+    return GAP.join(map(fold, _ends(texts)))
+
+
+def _ends(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The texts as one where they are short, else both of their ends."""
     if sum(map(len, texts)) + len(texts) <= 2 * HALF:
-        return fold("\n".join(texts))
-    return fold(_end(texts)) + GAP + fold(_end(text[-HALF:][::-1] for text in reversed(texts))[::-1])
+        return ("\n".join(texts),)
+    return _end(texts), _end(text[-HALF:][::-1] for text in reversed(texts))[::-1]
 
 
 def _end(texts: Iterable[str]) -> str:
@@ -108,11 +113,26 @@ def compile_predicate(predicate: Predicate) -> Test:
     return lambda text: text.endswith(wanted)
 
 
+class Screen(NamedTuple):
+    """One search in place of many: where it finds nothing, the predicates of these `names` are false. What it finds
+    proves nothing. It searches words as they came where those are ASCII, and folded ones (screen.py)."""
+
+    names: frozenset[str]
+    search: Callable[[bytes], object | None]
+
+
 class Answers:
     """Answers to predicates of one request, each found once: from its words where they are there, else as recorded."""
 
-    def __init__(self, facts: Facts, tests: Mapping[str, Test], recorded: Mapping[str, bool] | None = None) -> None:
-        self._facts, self._tests = facts, tests
+    def __init__(
+        self,
+        facts: Facts,
+        tests: Mapping[str, Test],
+        recorded: Mapping[str, bool] | None = None,
+        screen: Screen | None = None,
+    ) -> None:
+        self._facts, self._tests, self._screen = facts, tests, screen
+        self._screened: bool | None = None  # what the screen says, once it was asked
         self.recorded = recorded
         """None: the words are there."""
         self._words: str | None = None
@@ -134,8 +154,21 @@ class Answers:
                 self.missing = True
                 return None
         else:
-            if self._words is None:
-                self._words = visible(self._facts.texts)
-            answer = self._tests[name](self._words)
+            answer = not self._ruled_out(name) and self._tests[name](self._folded())
         self.given[name] = answer
         return answer
+
+    def _ruled_out(self, name: str) -> bool:
+        """The screen says no to this one."""
+        if self._screen is None or name not in self._screen.names:
+            return False
+        if self._screened is None:
+            words = GAP.join(_ends(self._facts.texts))
+            words = words if words.isascii() else self._folded()
+            self._screened = self._screen.search(words.encode("utf-8", "replace")) is None
+        return self._screened
+
+    def _folded(self) -> str:
+        if self._words is None:
+            self._words = visible(self._facts.texts)
+        return self._words

@@ -9,6 +9,7 @@ from gateway.core.facts import Roll
 from gateway.core.record import Record
 from gateway.policy import simulate as room
 from gateway.policy.decide import decide
+from gateway.policy.matcher import Matcher
 from gateway.policy.record import REMEMBERED, Opening, Stored, decode, encode, record_of
 from gateway.policy.replay import replay
 from gateway.policy.ruleset import Ruleset
@@ -29,8 +30,7 @@ def test_a_ruleset_that_has_replayed_much_says_the_same_as_one_that_has_replayed
     for number, words in enumerate(said):
         known, roll = facts(words, state="contained" if number % 2 else "normal"), Roll(number, number)
         records.append(record_of(known, roll, decide(known, then, roll), f"req_{number}"))
-    fresh = [replay(each, Ruleset(*now[:3], type(now.matcher)([rule.condition for rule in now.rules]), *now[4:]))
-             for each in records]  # fmt: skip
+    fresh = [replay(each, now._replace(matcher=Matcher([rule.condition for rule in now.rules]))) for each in records]
     assert [replay(each, now) for each in records + records] == fresh + fresh
 
 

@@ -1,6 +1,7 @@
 """`catflap work` and `catflap migrate`."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ from gateway.workers.reclaimer import run_reclaimer
 from gateway.workers.retention import run_retention
 from gateway.workers.runner import Worker, run_workers
 
+POLITENESS = 5
+"""Added to the niceness of these processes: where they share a machine with gateways, books wait before clients do. It
+leaves them a third of what a gateway gets, enough for the events of one."""
+
 
 class Which(StrEnum):
     """The background readers, by name."""
@@ -34,6 +39,7 @@ class Which(StrEnum):
 
 def work(which: Annotated[Which, typer.Argument(help="Which of them.")] = Which.ALL) -> None:
     """Run the background readers until SIGTERM or Ctrl-C."""
+    os.nice(POLITENESS)
     settings = read_settings()
     log.configure(settings.log_level)
     asyncio.run(require_migrated(settings))

@@ -5,7 +5,9 @@ primary key, however many events there are. An event belongs to the month, UTC, 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import product
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
@@ -18,6 +20,7 @@ from gateway.storage.usage import Change, add_rows
 
 LEVELS = ("organisation", "project", "principal", "key")
 ALL_MODELS = ""
+REMEMBERED = 4096  # callers whose accounts are known
 AT_ONCE = 1000  # SQLite takes 32,766 values in a statement, and these can be three each
 
 
@@ -64,8 +67,16 @@ async def add_spend(connection: AsyncConnection, changes: Sequence[Change]) -> N
     await add_rows(connection, spend, [{**account._asdict(), "cost": cost} for account, cost in sums.items()])
 
 
-def accounts_of(row: Mapping[str, Any]) -> list[Account]:
+def accounts_of(row: Mapping[str, Any]) -> tuple[Account, ...]:
     """Those that an event is charged to: each of its subjects, for its model and for all models."""
-    month, _ = month_of(row["at_ms"])
-    subjects = dict.fromkeys(row[level] for level in LEVELS)
-    return [Account(subject, model, month) for subject, model in product(subjects, (ALL_MODELS, row["model"]))]
+    return _accounts(*_charged(row), month_of(row["at_ms"])[0])
+
+
+_charged = itemgetter("model", *LEVELS)
+
+
+@lru_cache(REMEMBERED)
+def _accounts(model: str, *subjects_and_month: Any) -> tuple[Account, ...]:
+    *subjects, month = subjects_and_month
+    pairs = product(dict.fromkeys(subjects), (ALL_MODELS, model))
+    return tuple(Account(subject, one, month) for subject, one in pairs)

@@ -5,6 +5,7 @@ settlement that comes late counts as the difference, in the hour and under the n
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Table, delete, func, select
@@ -35,8 +36,9 @@ class Change(NamedTuple):
 
 async def add_usage(connection: AsyncConnection, changes: Sequence[Change]) -> None:
     """Bring both roll-ups up to these changes."""
-    for table, span_ms in TABLES.values():
-        await add_rows(connection, table, rolled_up(changes, span_ms))
+    hours = rolled_up(changes, HOUR_MS)
+    await add_rows(connection, usage_hour, hours)
+    await add_rows(connection, usage_day, by_day(hours))
 
 
 def rolled_up(changes: Iterable[Change], span_ms: int) -> list[dict[str, Any]]:
@@ -45,18 +47,40 @@ def rolled_up(changes: Iterable[Change], span_ms: int) -> list[dict[str, Any]]:
     for change in changes:
         for row, sign in ((change.old, -1), (change.new, 1)):
             if row is not None:
-                place = (row["at_ms"] - row["at_ms"] % span_ms, *(row[name] or "" for name in DIMENSIONS))
+                place = (row["at_ms"] - row["at_ms"] % span_ms, *_place(row))
                 amounts = sums.setdefault(place, [0] * len(AMOUNTS))
                 for i, amount in enumerate(_amounts(row)):
-                    amounts[i] += sign * amount
+                    if amount:
+                        amounts[i] += sign * amount
     names = ("start_ms", *DIMENSIONS, *AMOUNTS)
-    return [dict(zip(names, (*place, *amounts), strict=True)) for place, amounts in sums.items()]
+    return [
+        dict(zip(names, (start, *(name or "" for name in place), *amounts), strict=True))
+        for (start, *place), amounts in sums.items()
+    ]
+
+
+def by_day(hours: Iterable[Row]) -> list[dict[str, Any]]:
+    """Rows of the hourly roll-up as rows of the daily one."""
+    days: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in hours:
+        start_ms = row["start_ms"] - row["start_ms"] % DAY_MS
+        day = days.get(place := (start_ms, *_place(row)))
+        if day is None:
+            days[place] = {**row, "start_ms": start_ms}
+        else:
+            day.update({name: day[name] + row[name] for name in AMOUNTS})
+    return list(days.values())
+
+
+_place = itemgetter(*DIMENSIONS)
+_sums = itemgetter(*SUMS)
+_beyond = itemgetter(*CONTAINED[2:])
 
 
 def _amounts(row: Row) -> tuple[int, ...]:
     """What one event adds to each of `AMOUNTS`."""
     contained = (1, row["cost"]) if row["contained"] else (0, 0)
-    return (1, *(row[name] for name in SUMS), *contained, *(row[name] for name in CONTAINED[2:]))
+    return (1, *_sums(row), *contained, *_beyond(row))
 
 
 async def add_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:

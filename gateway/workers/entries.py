@@ -1,12 +1,13 @@
 """Stream entries, as the ledger takes them: events that can be booked, and what cannot, with the reason."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, get_type_hints
 
 import msgspec
 
 from gateway.core import event
-from gateway.core.event import RequestEvent
+from gateway.core.event import Outcome, RequestEvent
 from gateway.storage.budgets import Account, accounts_of
 from gateway.storage.ledger import Position
 from gateway.storage.rows import row_of
@@ -40,7 +41,7 @@ class Batch:
             if isinstance(read, str):
                 self.rejects.append(reject_of(entry, read))
             else:
-                taken = bounded(read)
+                taken = bounded(read, len(entry.body or b""))
                 self.records_dropped += taken is not read
                 self.rows.append(row_of(taken))
                 self._entries.setdefault(read.request, []).append(entry)
@@ -66,7 +67,7 @@ class Batch:
 def read_event(body: bytes | None) -> RequestEvent | str:
     """The event, without its record where that is too long; or why it is none."""
     found = read_whole(body)
-    return found if isinstance(found, str) else bounded(found)
+    return found if isinstance(found, str) else bounded(found, len(body or b""))
 
 
 def read_whole(body: bytes | None) -> RequestEvent | str:
@@ -81,14 +82,14 @@ def read_whole(body: bytes | None) -> RequestEvent | str:
         return "not JSON"
     if found.v != event.VERSION:
         return OTHER_VERSION
-    if not (0 <= found.at_ms <= MAX_TIME and all(map(storable, counts_and_texts(found)))):
+    if not (0 <= found.at_ms <= MAX_TIME and storable(found, b"\\u0000" in body)):
         return OUT_OF_BOUNDS
     return found
 
 
-def bounded(found: RequestEvent) -> RequestEvent:
-    """The event, without its record where that is too long."""
-    if found.record is not None and len(msgspec.json.encode(found.record)) > MAX_RECORD:
+def bounded(found: RequestEvent, size: int) -> RequestEvent:
+    """The event, which had `size` bytes, without its record where that is too long."""
+    if size > MAX_RECORD and found.record is not None and len(msgspec.json.encode(found.record)) > MAX_RECORD:
         return msgspec.structs.replace(found, record=None)
     return found
 
@@ -107,18 +108,30 @@ def version_of(body: bytes) -> int:
         return event.VERSION
 
 
-def counts_and_texts(found: RequestEvent) -> Iterator[object]:
-    """All its values but the instant, and the record, which is bounded as a whole."""
-    return (getattr(found, name) for name in RequestEvent.__struct_fields__ if name not in ("at_ms", "record"))
+def _of_kind(*kinds: Any) -> Callable[[RequestEvent], tuple[Any, ...]]:
+    """Reads all fields of these types, but the instant and the record, which is bounded as a whole."""
+    hints = get_type_hints(RequestEvent)
+    names = [name for name, hint in hints.items() if hint in kinds and name not in ("at_ms", "record")]
+    return attrgetter(*names)
 
 
-def storable(value: object) -> bool:
-    """Whether both databases take it, and their sums too."""
-    if isinstance(value, str):
-        return len(value) <= MAX_TEXT and "\0" not in value
-    if isinstance(value, tuple):
-        return len(value) <= MAX_NAMES and all(map(storable, value))
-    return not isinstance(value, int) or 0 <= value <= MAX_COUNT
+_counts = _of_kind(int, int | None)
+_texts = _of_kind(str, str | None, Outcome)
+_lists = _of_kind(tuple[str, ...])
+
+
+def storable(found: RequestEvent, has_nul: bool) -> bool:
+    """Whether both databases take its values, and their sums too. `has_nul`: JSON spells a character 0 somewhere in it,
+    which PostgreSQL takes in no text."""
+    counts = [count for count in _counts(found) if count is not None]
+    texts = [text for text in _texts(found) if text is not None]
+    for names in _lists(found):
+        if len(names) > MAX_NAMES:
+            return False
+        texts += names
+    if has_nul and any("\0" in text for text in texts):
+        return False
+    return min(counts) >= 0 and max(counts) <= MAX_COUNT and max(map(len, texts)) <= MAX_TEXT
 
 
 def reject_of(entry: Entry, reason: str) -> dict[str, Any]:

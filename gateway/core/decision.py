@@ -57,7 +57,7 @@ class Actions(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return bool(self.edits or self.canary or self.shadow or self.slow)
 
 
-class Decision(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """`matched`: rules in effect, in their order. `logged`: rules in mode `log` whose condition holds; they changed
     nothing. `held`: rules whose condition holds, kept from having an effect, and by what. `failed`: rules whose
     condition was neither true nor false. `answers`: what was found in the client's words, by predicate id."""

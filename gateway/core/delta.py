@@ -3,7 +3,7 @@
 import msgspec
 
 
-class TokenLogprob(msgspec.Struct, frozen=True):
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """One generated token with its natural-log probability and the alternatives beside it, the best first."""
 
     token: str
@@ -11,7 +11,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     top: tuple[tuple[str, float], ...] = ()
 
 
-class Delta(msgspec.Struct):
+class Delta(msgspec.Struct, gc=False):
     """A piece of a choice. Counts: `prompt_tokens` is the whole prompt, `completion_tokens` those of this piece."""
 
     text: str
@@ -24,7 +24,7 @@ class Delta(msgspec.Struct):
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-class Usage(msgspec.Struct):
+class Usage(msgspec.Struct, gc=False):
     """Tokens of a whole request."""
 
     prompt_tokens: int = 0

@@ -18,7 +18,7 @@ Outcome = Literal["completed", "cancelled", "failed", "timeout", "refused", "rec
 `refused`: turned away after admission. `reclaimed`: its gateway died; charged as it last reported."""
 
 
-class RequestEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class RequestEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """Version 1. Times in milliseconds since the epoch, durations in milliseconds, counts in tokens."""
 
     v: int = VERSION

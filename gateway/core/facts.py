@@ -21,7 +21,7 @@ MAX_NAME = 256
 DAY_S = 86_400
 
 
-class PrincipalFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class PrincipalFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Who asks. `cluster`: the group of linked principals that it belongs to, empty for none."""
 
     id: str = ""
@@ -36,7 +36,7 @@ class PrincipalFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     cluster: str = ""
 
 
-class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What is asked. `max_tokens`: the client's own cap, 0 for none. `messages`: of a chat, or texts of a completion.
     `text_length`: characters of all of them."""
 
@@ -50,7 +50,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     text_length: int = 0
 
 
-class ClientFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ClientFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Where from. An absent country or network is unknown, never clean."""
 
     ip: str = ""
@@ -60,7 +60,7 @@ class ClientFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     user_agent: str = ""
 
 
-class SignalFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SignalFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Evidence by family, each from 0 (none) to 1."""
 
     credential: float = 0.0
@@ -71,7 +71,7 @@ class SignalFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     tripwire: float = 0.0
 
 
-class SurgeFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SurgeFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """Whether there is a rush: everywhere, and in this request's region, endpoint and plan."""
 
     overall: SurgeState = "calm"
@@ -80,7 +80,7 @@ class SurgeFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     plan: SurgeState = "calm"
 
 
-class NowFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NowFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """When, in UTC: seconds since the epoch, hour 0 to 23, minute 0 to 59, weekday 1 (Monday) to 7."""
 
     unix: int = 0
@@ -89,7 +89,7 @@ class NowFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     weekday: int = 4
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """`texts`: the client's own words, piece by piece. `never_contain`: the principal is on that list.
     `containment`: False while the one switch has ended all of it."""
 
@@ -104,7 +104,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     texts: tuple[str, ...] = ()
 
 
-class Roll(msgspec.Struct, frozen=True):
+class Roll(msgspec.Struct, frozen=True, gc=False):
     """The chance in a decision, brought from outside and recorded. Both below 2**64.
 
     `subject`: a keyed hash of the cluster or the principal (policy/rollout.py), the same for all of its requests.
@@ -125,7 +125,7 @@ def now_facts(unix_ms: int) -> NowFacts:
 
 def texts_of(prompt: Prompt) -> tuple[str, ...]:
     """The client's own words, whatever the endpoint and the role they were put under."""
-    return prompt.texts or tuple(message.content for message in prompt.messages)
+    return prompt.texts or tuple([message.content for message in prompt.messages])
 
 
 def request_facts(prompt: Prompt, prompt_tokens: int, texts: tuple[str, ...]) -> RequestFacts:

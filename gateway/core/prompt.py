@@ -9,14 +9,14 @@ from gateway.core.tensor import Tensor
 Endpoint = Literal["chat", "completions", "embeddings", "generate", "infer"]
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One turn of a chat, its parts already joined to one text."""
 
     role: str
     content: str
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How to choose tokens; None leaves the choice to the model's default."""
 
     temperature: float | None = None
@@ -30,7 +30,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[str, float] | None = None
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+class Prompt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A request: the messages of a chat, or one or several plain texts, or tensors (whose strings a model with a
     tokenizer reads as texts)."""
 

@@ -8,7 +8,7 @@ MAX_ANSWERS = 256
 """Of one request: some 6 KB of a record. The ledger takes no long ones."""
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """Version 1. `facts` without texts; `answers`: what was found in them, by predicate id; `ruleset`: its version.
 
     Where more than MAX_ANSWERS were given, those asked last (by rules of the lowest priority) are left out; whether a

@@ -6,7 +6,7 @@ from gateway.core.caller import Caller
 from gateway.core.delta import Usage
 
 
-class LimitState(msgspec.Struct, frozen=True):
+class LimitState(msgspec.Struct, frozen=True, gc=False):
     """Where one limit stands after a request was admitted or refused; a cost's numbers are in thousandths."""
 
     name: str
@@ -21,7 +21,7 @@ class LimitState(msgspec.Struct, frozen=True):
     model: str | None = None
 
 
-class Reservation(msgspec.Struct, frozen=True):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """An admitted request: what it holds until it settles."""
 
     request: str
@@ -33,7 +33,7 @@ class Reservation(msgspec.Struct, frozen=True):
     states: tuple[LimitState, ...]
 
 
-class Denial(msgspec.Struct, frozen=True):
+class Denial(msgspec.Struct, frozen=True, gc=False):
     """A request that a limit refused."""
 
     limit: LimitState

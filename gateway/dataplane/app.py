@@ -19,7 +19,7 @@ from gateway.dataplane import kserve, pipeline
 from gateway.dataplane.authenticate import Source, authenticate, models_for
 from gateway.dataplane.endpoints import HOT, find_kind
 from gateway.dataplane.exchange import Exchange, Header, error_headers
-from gateway.dataplane.kinds import EndpointKind, find_model
+from gateway.dataplane.kinds import find_model
 from gateway.dataplane.limits import limit_headers, limits_body, limits_unknown
 from gateway.dataplane.services import Services
 from gateway.dataplane.standing import standing_headers, standing_of
@@ -61,15 +61,11 @@ class DataPlane:
         if scope["type"] == "http" and scope["method"] == "POST" and self._services is not None:
             kind = find_kind(scope["path"], scope["headers"], self._services.models)
             if kind is not None:
-                await self._generate(self._services, kind, scope, receive, send)
+                bounds = self._services.bounds
+                exchange = Exchange(scope, receive, send, _new_id(), body_s=bounds.body_s, request_s=bounds.request_s)
+                await pipeline.serve(self._services, kind, exchange)
                 return
         await self._router(scope, receive, send)
-
-    @staticmethod
-    async def _generate(services: Services, kind: EndpointKind, scope: Scope, receive: Receive, send: Send) -> None:
-        bounds = services.bounds
-        exchange = Exchange(scope, receive, send, _new_id(), body_s=bounds.body_s, request_s=bounds.request_s)
-        await pipeline.serve(services, kind, exchange)
 
     @asynccontextmanager
     async def _run(self, _app: Starlette) -> AsyncIterator[None]:

@@ -46,7 +46,7 @@ async def authenticate(services: Services, asking: Asking, epoch: int | None = N
 
     Raises Unauthenticated (401), AddressNotAllowed (403), Unavailable (503: it cannot be known).
     """
-    token = bearer_token(next((value for name, value in asking.headers if name == b"authorization"), None))
+    token = bearer_token(_header(asking, b"authorization"))
     if epoch is None:
         known = services.directory.known(token) or await services.directory.resolve(token)
     else:
@@ -73,6 +73,13 @@ def models_for(caller: Caller, models: Mapping[str, Served]) -> Mapping[str, Ser
     if caller.models is None:
         return models
     return {name: model for name, model in models.items() if name in caller.models}
+
+
+def _header(asking: Asking, name: bytes) -> bytes | None:
+    for key, value in asking.headers:
+        if key == name:
+            return value
+    return None
 
 
 def _check_address(allowed: Networks, asking: Asking, trusted: Networks) -> None:

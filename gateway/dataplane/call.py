@@ -98,7 +98,7 @@ class Call:
     @property
     def attempts(self) -> int:
         """The most endpoints that a choice was sent to."""
-        return max((len(route) for route in self.routes), default=0)
+        return len(self.routes[0]) if len(self.routes) == 1 else max(map(len, self.routes), default=0)
 
     def count(self, delta: Delta) -> None:
         """Add what a delta used, as the client is told it."""
@@ -126,33 +126,34 @@ class Call:
         """The event as things stand. Until the request settles its outcome reads `reclaimed`: what would be recorded
         should this process die on the way."""
         assert self.caller is not None and self.model is not None and self.prompt is not None
-        caller, price, decision = self.caller, self.model.price, self.decision or UNDECIDED
+        caller, model, exchange, usage = self.caller, self.model, self.exchange, self.usage
+        price, decision, upstream = model.price, self.decision or UNDECIDED, self.upstream
         kv_cost = self.kv_cost() if price.kv else 0
         event = RequestEvent(
-            request=self.exchange.request_id,
+            request=exchange.request_id,
             organisation=caller.organisation,
             project=caller.project,
             principal=caller.principal,
             key=caller.key,
             plan=caller.plan,
             endpoint=self.endpoint,
-            model=self.model.entry.name,
+            model=model.entry.name,
             stream=self.prompt.stream,
-            at_ms=self.exchange.arrived_ms,
+            at_ms=exchange.arrived_ms,
             outcome=self.outcome if self.settled else "reclaimed",
             status=self.status() if self.settled else 0,
             finish_reason=self.finish_reason,
-            prompt_tokens=self.usage.prompt_tokens,
-            completion_tokens=self.usage.completion_tokens,
-            cached_tokens=self.usage.cached_tokens,
-            cost=cost_of(price.weights, self.usage) + kv_cost,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            cost=cost_of(price.weights, usage) + kv_cost,
             kv_cost=kv_cost,
             reserved_tokens=self.tokens,
             choices=self.choices,
             ttft_ms=self.first_token_ms,
-            duration_ms=self.exchange.elapsed_ms(),
-            upstream=self.upstream,
-            region=region_of(self.model, self.upstream),
+            duration_ms=exchange.elapsed_ms(),
+            upstream=upstream,
+            region=region_of(model, upstream),
             attempts=self.attempts,
             end_user=self.end_user,
             matched=decision.matched,

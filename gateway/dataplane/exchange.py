@@ -15,7 +15,8 @@ Header = tuple[bytes, bytes]
 Stopped = Literal["gone", "timeout", "body"]
 
 WATCH_AFTER_S = 0.05
-"""Quick answers are never watched: the watch costs a task, and starts only when a request has run for so long."""
+"""Quick answers are never watched: the watch costs a task, and starts only when a request has run for so long (from its
+arrival, or from the end of a body that took longer)."""
 LAST_WORDS_S = 2.0
 """The longest wait for a client that is behind to take the error that ends its stream."""
 
@@ -30,19 +31,19 @@ _STREAM_HEADERS = (
 class Exchange:
     """See the module. `stopped` says why the task was cancelled, if it was by us."""
 
-    __slots__ = ("_loop", "_receive", "_send", "_started", "_task", "_timer", "_watch", "arrived", "arrived_ms",
-                 "deadline", "dialect", "headers", "path", "peer", "request_id", "request_timeout", "status",
-                 "stopped")  # fmt: skip
+    __slots__ = ("_body_s", "_has_body", "_looked", "_loop", "_receive", "_send", "_started", "_task", "_timer",
+                 "_watch", "arrived", "arrived_ms", "dialect", "headers", "path", "peer", "request_id",
+                 "request_timeout", "status", "stopped")  # fmt: skip
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, request_id: str, *, body_s: float, request_s: float
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         self._receive = receive
         self._send = send
         self._started = False
         self._watch: asyncio.Task[None] | None = None
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(loop)
         self.path: str = scope["path"]
         self.dialect = dialect_of(self.path)
         self.headers: list[Header] = scope["headers"]
@@ -53,7 +54,9 @@ class Exchange:
         self.request_timeout = request_s
         self.status = 0
         self.stopped: Stopped | None = None
-        self._timer: asyncio.TimerHandle | None = self._loop.call_later(body_s, self._stop, "body")
+        self._body_s = body_s
+        self._has_body = self._looked = False
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(min(body_s, WATCH_AFTER_S), self._look)
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of this (lower-case) name."""
@@ -74,7 +77,10 @@ class Exchange:
             body = await self._rest(message, limit)
         if len(body) > limit:
             raise BodyTooLarge(f"The body is larger than {limit} bytes.")
-        self._watch_later()
+        self._has_body = True
+        if self._looked:  # and found no body yet: the timer runs for that
+            self._cancel_timer()
+            self._timer = self._loop.call_later(WATCH_AFTER_S, self._start_watch)
         return body
 
     async def _rest(self, message: Message, limit: int) -> bytes:
@@ -93,9 +99,14 @@ class Exchange:
 
     # -- the client's leaving, and time
 
-    def _watch_later(self) -> None:
-        self._cancel_timer()
-        self._timer = self._loop.call_later(WATCH_AFTER_S, self._start_watch)
+    def _look(self) -> None:
+        """One timer for both: nearly all requests have ended when it comes."""
+        self._looked = True
+        if self._has_body:
+            self._start_watch()
+        else:
+            left = self._body_s - (self._loop.time() - self.arrived)
+            self._timer = self._loop.call_later(max(left, 0), self._stop, "body")
 
     def _start_watch(self) -> None:
         self._timer = None

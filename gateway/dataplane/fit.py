@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import msgspec
+
 from gateway.core.decision import Edit
 from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Message, Prompt
@@ -28,7 +30,7 @@ SPARE = 8
 """Tokens kept free where the sum of two counts stands for the count of the whole."""
 
 
-class Work(NamedTuple):
+class Work(msgspec.Struct, frozen=True):
     """What is sent to a model: texts, and the most output tokens of each choice of each."""
 
     model: ServedModel

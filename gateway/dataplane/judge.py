@@ -1,6 +1,6 @@
 """The pipeline's judgement: facts in, a decision out, and what of it is done at once."""
 
-import secrets
+import msgspec
 
 from gateway.core.decision import Refusal
 from gateway.core.errors import Refused
@@ -17,7 +17,7 @@ def judge(services: Services, call: Call) -> None:
     """Decide on an admitted call, and keep what was decided and on what. Raises Refused where a policy refuses it."""
     inforce = services.policies
     facts = facts_of(call, services.trusted_proxies, containment=inforce.containment)
-    roll = Roll(subject_roll(services.secrets.rollout, facts), secrets.randbits(64))
+    roll = Roll(subject_roll(services.secrets.rollout, facts), services.dice.getrandbits(64))
     decision = decide(facts, inforce.ruleset, roll)
     call.decision, call.record = decision, record_of(facts, roll, decision)
     left_out = len(decision.answers) - len(call.record.answers)
@@ -30,7 +30,7 @@ def judge(services: Services, call: Call) -> None:
         raise refused(decision.actions.refusal, decision.matched[-1])
     most = decision.actions.max_tokens
     if most is not None and most < call.measured.max_tokens:
-        call.measured = call.measured._replace(max_tokens=most)
+        call.measured = msgspec.structs.replace(call.measured, max_tokens=most)
 
 
 def refused(refusal: Refusal, policy: str) -> Refused:

@@ -1,7 +1,7 @@
 """How much a request may use: its prompt against the model's context, its output against every cap, all before a GPU
 sees it. What comes out is an upper bound that admission reserves and the backend cannot pass."""
 
-from typing import NamedTuple
+import msgspec
 
 from gateway.core.delta import Usage
 from gateway.core.errors import ContextLengthExceeded, InvalidRequest, TooLargeForPlan
@@ -13,7 +13,7 @@ from gateway.limits.plans import Limit
 from gateway.limits.weights import SCALE
 
 
-class Measured(NamedTuple):
+class Measured(msgspec.Struct, frozen=True, gc=False):
     """`max_tokens` of each choice, and the most that the whole request may use. `exact`: the prompt was counted with
     the model's tokenizer, not bounded by its bytes. `counts`: so many tokens is each text."""
 
@@ -66,7 +66,7 @@ def counting_may_help(measured: Measured, limits: tuple[Limit, ...], denial: Den
 
 def _most_output(limits: tuple[Limit, ...], prompt_tokens: int) -> list[int]:
     """The most output tokens that each limit could ever take beside such a prompt."""
-    found = (limit.weights.most_output(limit.cap, prompt_tokens) for limit in limits)
+    found = [limit.weights.most_output(limit.cap, prompt_tokens) for limit in limits]
     return [most for most in found if most is not None]
 
 
@@ -75,7 +75,7 @@ def _fits(
 ) -> bool:
     output = default if prompt.max_tokens is None else prompt.max_tokens
     in_context = max(counts) + min(output, model.entry.max_output_tokens) <= model.entry.context_tokens
-    return in_context and all(most >= output * choices for most in _most_output(limits, sum(counts)))
+    return in_context and output * choices <= min(_most_output(limits, sum(counts)), default=output * choices)
 
 
 def _refuse_the_hopeless(prompt: Prompt, texts: tuple[str, ...], model: ServedModel) -> None:
@@ -118,7 +118,10 @@ def field_of(prompt: Prompt) -> str:
 
 def never_fits(limits: tuple[Limit, ...], ceiling: Usage) -> Limit | None:
     """The first limit that could not take the request even if nothing else were asked."""
-    return next((limit for limit in limits if limit.units(ceiling) > limit.cap), None)
+    for limit in limits:
+        if limit.units(ceiling) > limit.cap:
+            return limit
+    return None
 
 
 def too_large(limit: Limit, ceiling: Usage, advice: str, param: str | None = None) -> TooLargeForPlan:

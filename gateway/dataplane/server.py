@@ -47,19 +47,19 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
+        if self._in_head and self._begun and self._head_timer is None:  # a head that is whole at once needs no timer
+            self._head_timer = self.loop.call_later(HEAD_S, self._head_takes_too_long)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(HeadTooLarge(f"The request's head is larger than {MAX_HEAD_BYTES} bytes."))
 
     def on_message_begin(self) -> None:
         """httptools: a head has begun, behind another request in the same packet, perhaps."""
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(HEAD_S, self._head_takes_too_long)
         self._begun = True
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """httptools: the head is whole."""
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._head_bytes, self._begun = False, 0, False
         self._cancel_head_timer()
         super().on_headers_complete()
 

@@ -1,6 +1,7 @@
 """What the data plane works with; put together by gateway/app.py."""
 
 from dataclasses import dataclass, field
+from random import Random
 
 from gateway.dataplane.counting import Counting
 from gateway.dataplane.limits import Plans
@@ -58,3 +59,5 @@ class Services:
     spreads: Spreads
     counting: Counting = field(default_factory=Counting)
     resting: Resting = field(default_factory=Resting)
+    dice: Random = field(default_factory=Random)
+    """The chance in decisions: fair, and nobody sees so much of it that it could be foretold."""

@@ -103,7 +103,11 @@ Served = ServedModel | ServedTensors
 
 def region_of(model: Served, endpoint: str | None) -> str | None:
     """Where the endpoint of this name stands."""
-    return next((one.region for one in model.endpoints if one.name == endpoint), None)
+    if endpoint is not None:
+        for one in model.endpoints:
+            if one.name == endpoint:
+                return one.region
+    return None
 
 
 def price_of(entry: Model | TensorModel) -> Price:

@@ -3,7 +3,10 @@
 import importlib
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import TypeVar
+
+import msgspec
 
 from gateway.core.delta import Delta
 from gateway.core.errors import Unavailable, UpstreamFailed
@@ -13,7 +16,6 @@ from gateway.fleet.adapters import tensors, vllm
 from gateway.fleet.file import Endpoint, Fleet
 from gateway.fleet.health import Health
 from gateway.fleet.models import Served, ServedModel, ServedTensors
-from gateway.fleet.tensors import Inputs
 from gateway.fleet.transports import Generation, NotServed, Transport
 from gateway.fleet.transports.client import Timeouts
 from gateway.fleet.transports.http import HttpTransport
@@ -23,7 +25,7 @@ ATTEMPTS = 2
 Started = TypeVar("Started")
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What all generations of one request have in common."""
 
     sampling: Sampling
@@ -52,7 +54,7 @@ class Choice:
 
     async def prefetch(self) -> None:
         """Read the first deltas and keep them for `read`: until they are there, the request may still go elsewhere."""
-        self._first = await self._read()
+        self._first = await self.read()
 
     async def read(self) -> list[Delta]:
         """The next deltas; empty after the one with the finish reason. Raises UpstreamFailed or UpstreamTimeout."""
@@ -61,9 +63,6 @@ class Choice:
             return first
         if self._ended:
             return []
-        return await self._read()
-
-    async def _read(self) -> list[Delta]:
         if self._failure is not None:
             raise self._failure
         responses = await self._generation.read()
@@ -107,12 +106,7 @@ class Router:
     async def open(self, model: ServedModel, text: str, asked: Asked, choice: int, tried: list[str]) -> Choice:
         """A generation whose first deltas are there; the endpoints that it went to are added to `tried`. Raises
         Unavailable, UpstreamFailed or UpstreamTimeout."""
-        inputs = vllm.request(text, asked.sampling, asked.max_tokens, choice)
-
-        async def start(endpoint: Endpoint) -> Choice:
-            decoder = vllm.Decoder(choice, asked.sampling.logprobs)
-            return await self._start(endpoint, model, inputs, decoder, asked.traceparent)
-
+        start = partial(self._start, model, text, asked, choice)
         return await self._somewhere(model, tried, start)
 
     async def infer(
@@ -176,16 +170,14 @@ class Router:
                 if len(tried) == ATTEMPTS or not self._untried(model.endpoints, model.entry.name, tried):
                     raise
 
-    async def _start(
-        self, endpoint: Endpoint, model: ServedModel, inputs: Inputs, decoder: vllm.Decoder, traceparent: bytes | None
-    ) -> Choice:
+    async def _start(self, model: ServedModel, text: str, asked: Asked, choice: int, endpoint: Endpoint) -> Choice:
+        triton, transport = model.entry.triton, self._transports[endpoint.name]
+        inputs = vllm.request(text, asked.sampling, asked.max_tokens, choice)
         self._running[endpoint.name] += 1
         opened: Choice | None = None
         try:
-            generation = await self._transports[endpoint.name].generate(
-                model.entry.triton.name, model.entry.triton.version, inputs, traceparent
-            )
-            opened = Choice(self, endpoint.name, generation, decoder)
+            generation = await transport.generate(triton.name, triton.version, inputs, asked.traceparent)
+            opened = Choice(self, endpoint.name, generation, vllm.Decoder(choice, asked.sampling.logprobs))
             await opened.prefetch()
         except BaseException:
             if opened is None:

@@ -47,6 +47,7 @@ def read_template(path: Path) -> Renderer:
         raise FleetError(f"The chat template {path}, line {problem.lineno}: {problem.message}.") from problem
 
     given = {**template.globals, "add_generation_prompt": True}
+    template.globals = {}  # they are in `given`: each context would list them once more
 
     def render(messages: tuple[Message, ...]) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]

@@ -1,7 +1,8 @@
 """Tensors of one element, in no transport's spelling: what adapters and transports say to each other."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+import msgspec
 
 Value = str | bool | int | float
 Tensors = Mapping[str, Value]
@@ -16,7 +17,7 @@ class BrokenTensors(ValueError):
     """What came is not tensors; says so without their content."""
 
 
-class Inputs(NamedTuple):
+class Inputs(msgspec.Struct, frozen=True, gc=False):
     """The input tensors of one generation, each of shape [1], and the contract's datatype of every one of them."""
 
     values: Tensors

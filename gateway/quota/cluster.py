@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+import msgspec
 import structlog
 
 from gateway.quota.address import Address, ClusterAddress
@@ -146,12 +147,12 @@ class ClusterConnection:
             self._loop.call_at(waiting.since + self._timeout, waiting.fail, "timeout")
         # The importing node may not know the script, and ASKING holds for one command: so to it, by text.
         again = waiting.by_text() if code == "ASK" else waiting
-        target.resend(again._replace(hops=waiting.hops + 1, asking=code == "ASK"))
+        target.resend(msgspec.structs.replace(again, hops=waiting.hops + 1, asking=code == "ASK"))
 
     def _put_off(self, waiting: Waiting, why: str) -> None:
         waiting.fail(why)
         if waiting.keep:
-            self._park(waiting._replace(hops=0, asking=False))
+            self._park(msgspec.structs.replace(waiting, hops=0, asking=False))
         self._troubled.set()
 
     def _park(self, waiting: Waiting) -> None:

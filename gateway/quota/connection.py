@@ -12,9 +12,10 @@ import hashlib
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import hiredis
+import msgspec
 import structlog
 
 from gateway.quota.address import Address
@@ -51,7 +52,7 @@ class Script:
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-class Waiting(NamedTuple):
+class Waiting(msgspec.Struct, frozen=True):
     """A command whose reply is still to come."""
 
     future: "asyncio.Future[object] | None"  # None: nobody waits
@@ -73,7 +74,7 @@ class Waiting(NamedTuple):
         """The same by the script's text (EVAL, so that hosts which forbid SCRIPT LOAD do not matter)."""
         if self.script is None:
             return self
-        return self._replace(command=("EVAL", self.script.text, *self.command[2:]), script=None)
+        return msgspec.structs.replace(self, command=("EVAL", self.script.text, *self.command[2:]), script=None)
 
 
 Resolve = Callable[[], Awaitable[Address]]
@@ -262,7 +263,7 @@ class RedisConnection(asyncio.Protocol):
         now = self._loop.time()
         if waiting.asking:
             self._send(Waiting(None, ("ASKING",), None, now))
-        self._send(waiting._replace(since=now))
+        self._send(msgspec.structs.replace(waiting, since=now))
 
     def _keep(self, waiting: Waiting) -> None:
         nobody = waiting.future is None or waiting.future.done()
@@ -277,7 +278,7 @@ class RedisConnection(asyncio.Protocol):
 
     def _try_later(self, waiting: Waiting) -> None:
         """Redis refuses a kept command, and may not for ever: try it again, with growing pauses while it goes on so."""
-        self._add(self._refused, waiting._replace(hops=0, asking=False, refused=True))
+        self._add(self._refused, msgspec.structs.replace(waiting, hops=0, asking=False, refused=True))
         if self._retry is None:
             self._retry = self._loop.call_later(self._retry_pause, self._try_refused)
             self._retry_pause = min(self._retry_pause * 2, LONGEST_RETRY_S)

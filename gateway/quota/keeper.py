@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
-from typing import Literal, NamedTuple, cast
+from typing import Literal, cast
 
 import msgspec
 
@@ -143,7 +143,7 @@ class Quota:
         args: list[Argument] = [request, self._lease_ms, note]
         for limit, cost in zip(limits, costs, strict=True):
             args += (KINDS[limit.measure], limit.cap, limit.window_ms, limit.bucket_ms, cost)
-        names = (*head, *(one.key for one in bound))
+        names = (*head, *[one.key for one in bound])
         reply = cast(list[int], await self._connection.call(ADMIT, names, args))
         if reply[1] < 0:
             await self._restore(partition, limits, bound, reply[0])
@@ -261,7 +261,7 @@ def _hear_error(lookup: "asyncio.Task[Sequence[int]]") -> None:
         lookup.exception()
 
 
-class _Running(NamedTuple):
+class _Running(msgspec.Struct, frozen=True, gc=False):
     """An admitted request that has not settled."""
 
     partition: int
@@ -277,25 +277,29 @@ class _Running(NamedTuple):
 def bind(partition: int, limits: Iterable[Limit]) -> tuple[Bound, ...]:
     """The limits with their keys."""
     return tuple(
-        Bound(KEYS[KINDS[limit.measure]](partition, limit.subject, limit.name), limit.measure, limit.weights)
-        for limit in limits
+        [
+            Bound(KEYS[KINDS[limit.measure]](partition, limit.subject, limit.name), limit.measure, limit.weights)
+            for limit in limits
+        ]
     )
 
 
 def states_of(limits: tuple[Limit, ...], numbers: Sequence[int]) -> tuple[LimitState, ...]:
     """Where each limit stands; `numbers`: for each, units left and milliseconds until it is whole."""
     return tuple(
-        LimitState(
-            limit.name,
-            limit.measure,
-            limit.level,
-            limit.cap,
-            numbers[2 * i],
-            numbers[2 * i + 1],
-            limit.window_ms,
-            limit.model,
-        )
-        for i, limit in enumerate(limits)
+        [
+            LimitState(
+                limit.name,
+                limit.measure,
+                limit.level,
+                limit.cap,
+                numbers[2 * i],
+                numbers[2 * i + 1],
+                limit.window_ms,
+                limit.model,
+            )
+            for i, limit in enumerate(limits)
+        ]
     )
 
 
@@ -305,4 +309,4 @@ def settle_arguments(
     """KEYS and ARGV of the settle script, which says what `only` means."""
     head = (keys.clock_key(partition), keys.held_key(partition), keys.lease_key(partition), keys.events_key(partition))
     args = (finished.request, event.encode(finished), MAX_STREAM, only)
-    return [*head, *(one.key for one in bound)], [*args, *(one.charge(finished) for one in bound)]
+    return [*head, *[one.key for one in bound]], [*args, *[one.charge(finished) for one in bound]]

@@ -8,7 +8,7 @@ from gateway.limits.plans import Measure
 from gateway.limits.weights import Weights
 
 
-class Bound(msgspec.Struct, frozen=True, array_like=True):
+class Bound(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A limit as it was reserved: its key in Redis and how it counts."""
 
     key: str
@@ -24,7 +24,7 @@ class Bound(msgspec.Struct, frozen=True, array_like=True):
         return self.weights.units(Usage(event.prompt_tokens, event.completion_tokens, event.cached_tokens))
 
 
-class Note(msgspec.Struct, frozen=True):
+class Note(msgspec.Struct, frozen=True, gc=False):
     """The event as it would read if the gateway died, what its tokens cost, and its limits, in admission's order."""
 
     event: RequestEvent

@@ -9,8 +9,9 @@ the disk had it. The ledger keeps one row a request, so a settlement that comes 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
+import msgspec
 import structlog
 
 from gateway.quota.connection import Argument, RedisRefused, RedisUnavailable, Script
@@ -27,7 +28,7 @@ Hear = Callable[[object], None]
 EntryId = tuple[int, int]
 
 
-class Retained(NamedTuple):
+class Retained(msgspec.Struct, frozen=True, gc=False):
     """A settlement, and what Redis said to it."""
 
     request: str
@@ -104,12 +105,10 @@ class Outbox:
     def _retain(
         self, partition: int, request: str, keys: Sequence[Argument], args: Sequence[Argument], reply: object
     ) -> None:
-        match reply:
-            case [int(), bytes(entry), int(born), *_]:
-                since = self._connection.connected_since(keys[0])
-                one = Retained(request, entry_id(entry), born, since, keys, args)
-            case _:
-                return  # nothing was recorded
+        if type(reply) is not list or type(reply[1]) is not bytes:
+            return  # nothing was recorded
+        entry, born = reply[1:3]
+        one = Retained(request, entry_id(entry), born, self._connection.connected_since(keys[0]), keys, args)
         self.seen(partition, born)
         self._retained.setdefault(partition, deque()).append(one)
         self._size += 1

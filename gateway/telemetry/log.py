@@ -79,7 +79,7 @@ def _place(traceback: Any) -> str:
     return f"{traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno}"
 
 
-class AccessLine(msgspec.Struct, omit_defaults=True):
+class AccessLine(msgspec.Struct, omit_defaults=True, gc=False):
     """One line a request."""
 
     event: str

@@ -171,7 +171,7 @@ def _drain(counts: defaultdict) -> list:  # type: ignore[type-arg]
 
 
 def _observe(histogram: Histogram, values: list[tuple[str, float]]) -> None:
-    children = {label: histogram.labels(label) for label, _ in values}
+    children = {label: histogram.labels(label) for label in {label for label, _ in values}}
     for label, value in values:
         children[label].observe(value)
     values.clear()

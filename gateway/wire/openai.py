@@ -44,7 +44,7 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
-class Part(Struct, forbid_unknown_fields=True):
+class Part(Struct, forbid_unknown_fields=True, gc=False):
     type: str
     text: str | None = None
     image_url: Any = None
@@ -53,7 +53,7 @@ class Part(Struct, forbid_unknown_fields=True):
     refusal: Any = None
 
 
-class ChatMessage(Struct, forbid_unknown_fields=True):
+class ChatMessage(Struct, forbid_unknown_fields=True, gc=False):
     role: str
     content: str | list[Part] | None = None
     name: str | None = None
@@ -65,7 +65,7 @@ class ChatMessage(Struct, forbid_unknown_fields=True):
     annotations: Any = None
 
 
-class SamplingFields(Struct, forbid_unknown_fields=True, kw_only=True):
+class SamplingFields(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
     """How to choose tokens, and how many."""
 
     max_tokens: Cap | None = None
@@ -176,19 +176,16 @@ def chat_prompt(request: ChatRequest, abilities: frozenset[str]) -> Prompt:
     top = request.top_logprobs
     if top is not None and not request.logprobs:
         raise InvalidRequest("'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs")
-    caps = {
-        name: cap
-        for name, cap in (("max_tokens", request.max_tokens), ("max_completion_tokens", request.max_completion_tokens))
-        if cap is not None
-    }
-    binds = min(caps, key=caps.__getitem__, default="max_tokens")
+    cap, cap_name = request.max_tokens, "max_tokens"
+    if request.max_completion_tokens is not None and (cap is None or request.max_completion_tokens < cap):
+        cap, cap_name = request.max_completion_tokens, "max_completion_tokens"
     return Prompt(
         endpoint="chat",
         model=request.model,
         messages=_messages(request.messages),
         sampling=sampling_of(request, (top or 0) if request.logprobs else None, abilities),
-        max_tokens=caps.get(binds),
-        max_tokens_name=binds,
+        max_tokens=cap,
+        max_tokens_name=cap_name,
         n=request.n or 1,
         stream=bool(request.stream),
         include_usage=_include_usage(request),
@@ -229,13 +226,13 @@ def _refuse(names: tuple[str, ...], values: tuple[Any, ...]) -> None:
 
 
 def _messages(messages: list[ChatMessage]) -> tuple[Message, ...]:
-    if sum(len(message.content) for message in messages if type(message.content) is list) > MAX_PARTS:
+    if sum([len(message.content) for message in messages if type(message.content) is list]) > MAX_PARTS:
         raise InvalidRequest(
             f"Invalid value for 'messages': at most {MAX_PARTS} content parts in all messages are taken. Join some of "
             "them.",
             param="messages",
         )
-    return tuple(_message(message, i) for i, message in enumerate(messages))
+    return tuple([_message(message, i) for i, message in enumerate(messages)])
 
 
 def _message(message: ChatMessage, index: int) -> Message:
@@ -301,11 +298,8 @@ def _part(part: Part, where: str) -> str:
 
 def sampling_of(request: SamplingFields, logprobs: int | None, abilities: frozenset[str]) -> Sampling:
     """The neutral form of the sampling fields, for a model with these abilities. Raises InvalidRequest."""
-    for name, asked in (("logprobs", logprobs is not None), ("logit_bias", bool(request.logit_bias))):
-        if asked and name not in abilities:
-            raise UnsupportedParameter(
-                f"Unsupported parameter: '{name}' is not supported with this model. Leave it out.", param=name
-            )
+    if logprobs is not None or request.logit_bias:
+        _refuse_the_unable(request, logprobs, abilities)
     stop = request.stop
     if stop == "":
         raise InvalidRequest("Invalid value for 'stop': a stop string may not be empty.", param="stop")
@@ -319,6 +313,14 @@ def sampling_of(request: SamplingFields, logprobs: int | None, abilities: frozen
         logprobs=logprobs,
         logit_bias=request.logit_bias or None,
     )
+
+
+def _refuse_the_unable(request: SamplingFields, logprobs: int | None, abilities: frozenset[str]) -> None:
+    for name, asked in (("logprobs", logprobs is not None), ("logit_bias", bool(request.logit_bias))):
+        if asked and name not in abilities:
+            raise UnsupportedParameter(
+                f"Unsupported parameter: '{name}' is not supported with this model. Leave it out.", param=name
+            )
 
 
 def _include_usage(request: ChatRequest | CompletionRequest) -> bool:

@@ -39,7 +39,7 @@ OUTPUTS = {
 Count = Annotated[int, Meta(ge=0)]
 
 
-class _Event(Struct):
+class _Event(Struct, gc=False):
     """One response; over HTTP a tensor of one element comes as a scalar."""
 
     text_output: str = ""

@@ -52,9 +52,13 @@ class Response:
         self.complete = False
 
     async def head(self) -> int:
-        """The status, once the response's head is there."""
-        while not self.status and not self.complete:
-            await self._wait()
+        """The status, once the response's head is there. Who is cancelled meanwhile has given the response up."""
+        try:
+            while not self.status and not self.complete:
+                await self._change()
+        except asyncio.CancelledError:
+            self.close()
+            raise
         if not self.status:
             raise self._error or UpstreamFailed("The model's server closed the connection.", detail="no response")
         return self.status
@@ -66,7 +70,7 @@ class Response:
                 raise self._error
             if self.complete:
                 return b""
-            await self._wait()
+            await self._change()
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         if self._size >= HIGH_WATER and self._connection is not None:
@@ -100,8 +104,7 @@ class Response:
         """Something has changed; tell the reader."""
         self.fresh = False
         self._heard = self._loop.time()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._tell()
 
     def end(self, error: ApiError | None = None) -> None:
         """It is whole, or broken by `error`."""
@@ -109,15 +112,17 @@ class Response:
         self._error = self._error or error
         self._connection = None
         self._timer.cancel()
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._tell()
 
-    async def _wait(self) -> None:
+    def _change(self) -> "asyncio.Future[None]":
+        """Done when something has changed."""
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
+
+    def _tell(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _check_time(self) -> None:
         left = self._heard + self._limit - self._loop.time()
@@ -267,23 +272,15 @@ class Client:
         if kept is not None:
             response = kept.request(data, self._timeouts)
             try:
-                await self._head(response)
+                await response.head()
             except UpstreamFailed:
                 if not response.fresh:
                     raise
             else:
                 return response
         response = (await self._connect()).request(data, self._timeouts)
-        await self._head(response)
+        await response.head()
         return response
-
-    @staticmethod
-    async def _head(response: Response) -> None:
-        try:
-            await response.head()
-        except asyncio.CancelledError:
-            response.close()
-            raise
 
     def _take(self) -> Connection | None:
         while self._idle:

@@ -134,8 +134,11 @@ async def _all(actions: Sequence[Callable[[], Awaitable[None]]]) -> None:
         async with asyncio.TaskGroup() as group:
             for action in actions:
                 group.create_task(do(action))
-    except* StartError as problems:
-        raise problems.exceptions[0] from None
+    except ExceptionGroup as problems:  # `except*` wraps what is raised in it, under some Pythons (3.11.2)
+        failed, others = problems.split(StartError)
+        if failed is None or others is not None:
+            raise
+        raise failed.exceptions[0] from None
 
 
 async def _prepare_database(settings: Settings, say: Say) -> str:

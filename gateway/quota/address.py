@@ -67,38 +67,47 @@ AnyAddress = Address | SentinelAddress | ClusterAddress
 def parse_redis_url(url: str) -> AnyAddress:
     """What CATFLAP_REDIS_URL says. Raises ValueError: a sentence that follows "CATFLAP_REDIS_URL ", without the URL,
     which may hold a password."""
-    parts = urlsplit(url)
-    username = unquote(parts.username) if parts.username else None
-    password = unquote(parts.password) if parts.password is not None else None
+    parts, credentials, hosts = _parted(url)
+    name, has_password, secret = credentials.partition(":")
+    username, password = unquote(name) or None, unquote(secret) if has_password else None
     plain = Address(None, "", 0, parts.scheme in TLS, username, password, 0)
     match parts.scheme:
         case "unix" if parts.path:
             return plain._replace(path=unquote(parts.path), database=_database(_option(parts, "db") or ""))
         case "redis" | "rediss":
-            (address,) = _hosts(parts, plain, REDIS_PORT, most=1)
+            (address,) = _hosts(hosts, plain, REDIS_PORT, most=1)
             return address._replace(database=_database(parts.path.strip("/")))
         case "redis+sentinel" | "rediss+sentinel":
-            return _sentinel(parts, plain)
+            return _sentinel(parts, hosts, plain)
         case "redis+cluster" | "rediss+cluster":
             if _database(parts.path.strip("/")) != 0:
                 raise ValueError("names a database; a Cluster has only 0")
-            return ClusterAddress(_hosts(parts, plain, REDIS_PORT))
+            return ClusterAddress(_hosts(hosts, plain, REDIS_PORT))
         case _:
             raise ValueError(f"must read {SHAPES}")
 
 
-def _sentinel(parts: SplitResult, plain: Address) -> SentinelAddress:
+def _parted(url: str) -> tuple[SplitResult, str, str]:
+    """The URL without its middle, the credentials in that, and the hosts. `urlsplit` takes no list of hosts: some
+    Pythons (3.11.2 as Debian has it) refuse one with an IPv6 address behind another host."""
+    scheme, slashes, rest = url.partition("://")
+    middle = rest[: next((at for at, letter in enumerate(rest) if letter in "/?#"), len(rest))]
+    credentials, _, hosts = middle.rpartition("@")
+    return urlsplit(f"{scheme}{slashes}{rest[len(middle) :]}"), credentials, hosts
+
+
+def _sentinel(parts: SplitResult, hosts: str, plain: Address) -> SentinelAddress:
     name, _, database = parts.path.strip("/").partition("/")
     if not name:
         raise ValueError("must end in the name of the master that the Sentinels watch: redis+sentinel://host:port/NAME")
     own = plain._replace(username=_option(parts, "sentinel_username"), password=_option(parts, "sentinel_password"))
     return SentinelAddress(
-        _hosts(parts, own, SENTINEL_PORT), unquote(name), plain._replace(database=_database(database))
+        _hosts(hosts, own, SENTINEL_PORT), unquote(name), plain._replace(database=_database(database))
     )
 
 
-def _hosts(parts: SplitResult, plain: Address, port: int, most: int = 100) -> tuple[Address, ...]:
-    names = parts.netloc.rpartition("@")[2].split(",")
+def _hosts(hosts: str, plain: Address, port: int, most: int = 100) -> tuple[Address, ...]:
+    names = hosts.split(",")
     if len(names) > most:
         raise ValueError("names several hosts: write redis+sentinel:// or redis+cluster:// for these")
     return tuple(plain.at(*_host(name, port)) for name in names)

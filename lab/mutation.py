@@ -61,6 +61,9 @@ class Mutant(NamedTuple):
 
 def main(names: Sequence[str]) -> int:
     modules = list(names) or list(SUITES)
+    if unknown := [name for name in modules if name not in SUITES]:
+        print(f"There are no tests to judge {unknown[0]!r} by; name some of {', '.join(SUITES)}.", file=sys.stderr)
+        return 2
     preload()
     failed = False
     for name in modules:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.core.decision import Actions, Decision, Edit, Refusal, Shadow, Slow
 from gateway.core.facts import Facts, NowFacts, PrincipalFacts, Roll, now_facts
+from gateway.policy import decide as room
 from gateway.policy.decide import decide
 from gateway.policy.model import CONTAINING
 from gateway.policy.rollout import chosen, subject_roll
@@ -337,3 +338,33 @@ def test_who_is_in_a_rollout_is_asked_every_time() -> None:
     inside = [decide(known, used, Roll(subject=subject, request=0)).matched == ("half",) for subject in range(40)]
     assert inside == [chosen(subject, "half", 50) for subject in range(40)]
     assert len(set(inside)) == 2
+
+
+def test_the_dice_of_a_throttle_are_thrown_every_time() -> None:
+    used = ruleset(policy("true", "{throttle: {percent: 50, retry_after_s: 1}}"))
+    refused = [decide(facts(), used, Roll(0, chance)).actions.refusal is not None for chance in range(40)]
+    assert refused == [chosen(chance, "p", 50) for chance in range(40)]
+    assert len(set(refused)) == 2
+    assert not used.composed
+
+
+def test_a_schedule_is_asked_every_time() -> None:
+    used = ruleset(policy("true", schedule="{until: 1971-01-01T00:00Z}"))
+    early, late = facts(), msgspec.structs.replace(facts(), now=now_facts(10**12))
+    assert [decide(each, used, ROLL).matched for each in (early, late, early)] == [("p",), (), ("p",)]
+    assert not used.composed
+
+
+def test_what_hangs_on_neither_time_nor_chance_is_composed_once_and_only_so_much_is_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = ruleset(
+        policy('principal.state == "contained"', CAT, name="a"), policy('principal.plan == "pro"', FLAG, name="b")
+    )
+    asked = [facts(state="contained"), facts(plan="pro"), facts(state="contained", plan="pro")]
+    first = [decide(each, used, ROLL) for each in asked]
+    assert all(decide(each, used, ROLL) is one for each, one in zip(asked, first, strict=True)), "the same objects"
+    assert len(used.composed) == 3
+    monkeypatch.setattr(room, "REMEMBERED", 3)
+    decide(msgspec.structs.replace(asked[0], never_contain=True), used, ROLL)
+    assert len(used.composed) == 1, "the others have made room"

@@ -2,11 +2,17 @@
 
 A request hands over what it has and goes on: nothing here makes it wait or fail. What waits is bounded, in number and
 in bytes. While the database is away it is tried again and again; what finds no room meanwhile is dropped and counted.
+
+Nothing is written at once. Sealing and writing take milliseconds of this process, and whichever request came next would
+be later for them: who asks twice would see that something was written down in between. So it is gathered for a while of
+random length (`GATHER_S`). A gateway that is killed takes that much evidence with it.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from random import uniform
 from typing import TypeVar
 
 import structlog
@@ -29,6 +35,8 @@ MAX_WAITING = 2000
 MAX_BYTES = 64 << 20
 BATCH = 50
 BATCH_BYTES = 4 << 20
+GATHER_S = (0.5, 1.5)
+"""Seconds, from and to."""
 IDLE_S = 30.0
 """The longest sleep: uses of canaries become due by the hour."""
 FIRST_PAUSE_S = 0.1
@@ -48,7 +56,7 @@ waiting = Gauge("catflap_evidence_waiting", "Evidence that waits to be written",
 
 class Writer:
     """One process's, used from one event loop. `days`: how long evidence is kept; 0: none is, canaries are all the
-    same. `timeout_s` bounds one write."""
+    same. `timeout_s` bounds one write; `gather_s` as GATHER_S."""
 
     def __init__(
         self,
@@ -57,18 +65,21 @@ class Writer:
         *,
         days: int,
         timeout_s: float = 5.0,
+        gather_s: tuple[float, float] = GATHER_S,
         now_ms: Callable[[], int] = clock.now_ms,
     ) -> None:
         self._database = database
         self._seal = seal
         self._life_ms = days * DAY_MS
         self._timeout_s = timeout_s
+        self._gather_s = gather_s
         self._now_ms = now_ms
         self._queue: deque[Bounded] = deque()
         self._bytes = 0
         self._uses = Uses()
         self._sealed: tuple[list[Sealed], int] = ([], 0)
         self._wake = asyncio.Event()
+        self._crowded = asyncio.Event()
         self._turn = asyncio.Lock()
         self._away = False
 
@@ -83,6 +94,8 @@ class Writer:
         self._queue.append(item)
         self._bytes += item.size
         self._wake.set()
+        if len(self._queue) >= MAX_WAITING // 2 or self._bytes >= MAX_BYTES // 2:
+            self._crowded.set()
 
     def gave(self, principal: str, words: tuple[str, ...], at_ms: int) -> None:
         """A principal's phrase has been put into a prompt. Never blocks, never raises."""
@@ -123,10 +136,10 @@ class Writer:
 
     async def _sleep(self) -> None:
         self._wake.clear()
-        try:
+        self._crowded.clear()
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), IDLE_S)
-        except TimeoutError:
-            return
+            await asyncio.wait_for(self._crowded.wait(), uniform(*self._gather_s))  # noqa: S311 - no secret
 
     async def _write_some(self, uses: Sequence[Given]) -> bool:
         """Write the uses and one batch of evidence; whether more waits. Raises what the database raises: nothing is

@@ -77,6 +77,30 @@ async def test_what_is_kept_can_be_read_by_whoever_has_the_key_and_says_why(data
     assert opened.expires_at_ms == opened.at_ms + 30 * DAY_MS
 
 
+async def test_evidence_is_gathered_for_a_while_before_it_is_written(database: Database) -> None:
+    """Written at once, it would make whichever request came next a little later."""
+    on = Writer(database, Seal([SECRET]), days=30, gather_s=(0.4, 0.5))
+    async with writing(on):
+        await asyncio.sleep(0.05)
+        began = asyncio.get_running_loop().time()
+        on.keep(one(1))
+        await asyncio.sleep(0.2)
+        on.keep(one(2))
+        assert not await count(database, "evidence")
+        await eventually(lambda: count(database, "evidence"))
+        assert asyncio.get_running_loop().time() - began >= 0.4
+        assert await count(database, "evidence") == 2
+
+
+async def test_what_has_no_room_to_wait_is_not_made_to(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "MAX_WAITING", 4)
+    async with writing(Writer(database, Seal([SECRET]), days=30, gather_s=(60.0, 60.0))) as on:
+        await asyncio.sleep(0.05)
+        on.keep(one(1))
+        on.keep(one(2))
+        await eventually(lambda: count(database, "evidence"))
+
+
 async def test_nothing_readable_is_in_the_database(database: Database, database_url: str, tmp_path: Path) -> None:
     on = writer_of(database)
     on.keep(one(size=5000))

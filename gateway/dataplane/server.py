@@ -5,7 +5,7 @@ import asyncio
 from typing import Any
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.core.errors import ApiError, HeadTooLarge, InvalidRequest, RequestTimeout
 
@@ -17,6 +17,47 @@ MAX_CONNECTIONS = 10_000
 """Of one worker; whoever comes after them is hung up on."""
 
 _STATUS = {400: b"400 Bad Request", 408: b"408 Request Timeout", 431: b"431 Request Header Fields Too Large"}
+
+
+class HeadHeld:
+    """A transport for one answer, until its first bytes have come: it holds the head back and writes both at once.
+    uvicorn writes them apart, and whether a client then finds them together or one after the other tells it how long
+    the gateway took in between. Nothing is held for longer than the loop's turn."""
+
+    __slots__ = ("_cycle", "_head", "_loop", "_transport")
+
+    def __init__(
+        self, cycle: RequestResponseCycle, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._cycle, self._transport, self._loop = cycle, transport, loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """As a transport's."""
+        if self._head:
+            self._write(self._head + data)
+        else:
+            self._head = data
+            self._loop.call_soon(self._let_go)
+
+    def close(self) -> None:
+        """As a transport's."""
+        self._let_go()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else is asked of a transport."""
+        return getattr(self._transport, name)
+
+    def _let_go(self) -> None:
+        if self._head:
+            self._write(self._head)
+
+    def _write(self, data: bytes) -> None:
+        """The rest of the answer goes its own way."""
+        self._head = b""
+        self._cycle.transport = self._transport
+        self._transport.write(data)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -62,6 +103,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes, self._begun = False, 0, False
         self._cancel_head_timer()
         super().on_headers_complete()
+        self.cycle.transport = HeadHeld(self.cycle, self.transport, self.loop)  # type: ignore[assignment]
 
     def on_message_complete(self) -> None:
         """httptools: the body is whole; a head may come next."""

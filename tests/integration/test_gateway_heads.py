@@ -127,3 +127,45 @@ async def test_connections_past_the_bound_are_hung_up_on(monkeypatch: pytest.Mon
         _, first = await asyncio.open_connection("127.0.0.1", port)
         assert await said(port) == b""
         first.close()
+
+
+async def first_read(port: int, request: bytes) -> bytes:
+    """What a client finds at its first look once anything has come."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    found = await asyncio.wait_for(reader.read(65536), 5)
+    writer.close()
+    return found
+
+
+async def test_a_head_and_the_first_bytes_behind_it_come_together() -> None:
+    async with serving() as port:
+        for _ in range(20):
+            assert (await first_read(port, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")).endswith(b"\r\n\r\n0")
+
+
+async def test_a_head_without_a_body_is_not_held() -> None:
+    async with serving() as port:
+        found = await first_read(port, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 200 OK")
+        assert found.endswith(b"\r\n\r\n")
+
+
+async def test_answers_to_requests_sent_at_once_keep_their_order() -> None:
+    async with serving() as port:
+        sizes = [3, 0, 5]
+        asked = [b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (n, b"x" * n) for n in sizes]
+        last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        answers = (await said(port, b"".join([*asked, last]))).split(b"HTTP/1.1 200 OK")[1:]
+        assert [int(answer.rsplit(b"\r\n\r\n", 1)[1]) for answer in answers] == [*sizes, 0]
+
+
+async def test_who_waits_to_be_asked_for_the_body_is_asked() -> None:
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"xx")
+        assert b"200 OK" in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert await asyncio.wait_for(reader.readexactly(1), 5) == b"2"
+        writer.close()

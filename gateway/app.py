@@ -174,9 +174,9 @@ async def _keep_gauges(services: Services) -> None:
         await asyncio.sleep(1.0)
 
 
-YOUNG_OBJECTS = 10_000
+YOUNG_OBJECTS = 25_000
 """Requests under way and settlements that wait for the ledger are young and no garbage: the collector's first round is
-worth its walk through them when it comes after dozens of requests, not after each third (Python's 700)."""
+worth its walk through them when it comes after hundreds of requests, not after a few (Python's 700)."""
 
 
 def _settle_garbage() -> None:

@@ -4,8 +4,9 @@ import hashlib
 import hmac
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.canary.phrase import Words
 from gateway.core.caller import Caller
 from gateway.core.decision import Decision
 from gateway.core.delta import Delta, Usage
@@ -26,12 +27,20 @@ from gateway.telemetry.log import AccessLine
 
 if TYPE_CHECKING:
     from gateway.dataplane.disguise import Disguise
+    from gateway.dataplane.fit import Fitted
 
 CLIENT_LEFT = 499
 """The status recorded for a client that had left before there was one to tell it (nginx's convention)."""
 
 
 UNDECIDED = Decision(ruleset="", reason="")
+
+
+class Foreseen(NamedTuple):
+    """A prompt that was rewritten, as the call's decision says, before the call was admitted; and its canary."""
+
+    fitted: "Fitted"
+    words: Words | None
 
 
 class Call:
@@ -49,6 +58,7 @@ class Call:
         "exchange",
         "finish_reason",
         "first_token_ms",
+        "foreseen",
         "limits",
         "measured",
         "model",
@@ -78,6 +88,7 @@ class Call:
         self.reservation: Reservation | None = None
         self.decision: Decision | None = None
         self.record: Record | None = None
+        self.foreseen: Foreseen | None = None
         self.disguise: Disguise | None = None
         self.prompt_tokens: dict[int, int] = {}
         self.begun = False  # an answer is being made: an error is then a failure, and no refusal

@@ -1,7 +1,7 @@
 """A contained request: what it really used is kept, what its client is told is what it would have been."""
 
 import asyncio
-from collections import deque
+from collections import defaultdict
 from random import Random
 
 import msgspec
@@ -20,51 +20,56 @@ from gateway.quota.note import cost_of
 
 COUNT_AFTER_S = 0.001
 TAIL = 400
-"""Characters of an answer in which a phrase is looked for that ends with its last piece: the longest, and some more."""
+"""Characters before a piece of an answer in which a phrase may begin that it ends: the longest, and some more."""
 
 
 class Disguise:
     """See the module. `shadow`: who serves in the model's place. `words`: of the canary. `pace`: before which nothing
     is told."""
 
+    __slots__ = ("_added", "_answers", "_apart", "_borders", "_counting", "_every_frame", "_looking", "_nominal",
+                 "_real_prompts", "_said", "_tails", "_touched", "_unheard", "call", "pace", "real", "retells",
+                 "shadow", "words", "work")  # fmt: skip
+
     def __init__(
         self, call: Call, fitted: Fitted, *, shadow: str | None, words: Words | None, pace: Pace | None
     ) -> None:
-        assert isinstance(call.model, ServedModel)
-        self.call = call
-        self.work = fitted.work
-        self.pace = pace
-        self.real = Usage()
-        self._touched, self._added = fitted.touched, fitted.added
-        self.shadow = shadow
-        self._phrase, self._said = phrase_of(words) if words is not None else "", False
-        self._tails = [""] * call.choices
-        self._answers: list[list[str]] = [[] for _ in range(call.choices)]
-        self._real_prompts: dict[int, int] = {}
+        assert isinstance(call.model, ServedModel) and call.prompt is not None
+        self.call, self.work, self.pace, self.shadow, self.words = call, fitted.work, pace, shadow, words
+        self._touched, self._added, self._apart = fitted.touched, fitted.added, fitted.apart
         self._nominal = call.model
-        self._apart = fitted.apart
+        self.retells = fitted.work.model.counter is not call.model.counter
+        """Another model's tokens are to be counted as the nominal one's."""
+        self.real, self._real_prompts = Usage(), dict[int, int]()
+        self._unheard: list[tuple[int, str]] = []
+        self._answers: defaultdict[int, list[str]] = defaultdict(list)
+        self._tails: defaultdict[int, str] = defaultdict(str)
+        self._said = False
+        self._borders: list[int | None] | None = None  # once they have been looked at
         self._counting: asyncio.Task[tuple[list[int], list[int]]] | None = None
-        self._looked = False
-        self._borders: list[int | None] = [None] * len(self.work.texts)
-        assert call.prompt is not None
         self._every_frame = call.endpoint == "generate" and call.prompt.stream  # may tell its counts with each of them
-        if self._every_frame and not self._apart:  # while the model reads, once it has been asked
-            asyncio.get_running_loop().call_later(COUNT_AFTER_S, self._look)
+        self._looking: asyncio.TimerHandle | None = None
+        if self._every_frame:  # with the first of them, too
+            self._look_soon()
 
     async def _more(self, text: int) -> int:
         """Tokens that the touched form of this text has more than the untouched one."""
-        if not self._looked:
-            self._look()
-        at_border = self._borders[text]
+        borders = self._look() if self._borders is None else self._borders
+        at_border = borders[text]
         if at_border is not None:
             return at_border
         untouched, touched = await self._counts()
         return touched[text] - untouched[text]
 
-    def _look(self) -> None:
-        self._looked = True
-        for number, pair in enumerate(zip(self.call.texts, self.work.texts, strict=True)):
-            self._borders[number] = more_tokens(self._nominal.counter, *pair)
+    def _look_soon(self) -> None:
+        """While the model reads or writes, and nobody waits for it."""
+        if self._borders is None and not self._apart:
+            self._looking = asyncio.get_running_loop().call_later(COUNT_AFTER_S, self._look)
+
+    def _look(self) -> list[int | None]:
+        pairs = zip(self.call.texts, self.work.texts, strict=True)
+        self._borders = [more_tokens(self._nominal.counter, *pair) for pair in pairs]
+        return self._borders
 
     async def _counts(self) -> tuple[list[int], list[int]]:
         """Tokens of the untouched texts and of the touched ones, by the tokenizer of the model that is named."""
@@ -81,12 +86,22 @@ class Disguise:
         return [DisguisedChoice(self, choice) for choice in choices]
 
     def hear(self, delta: Delta) -> None:
-        """Keep what the delta really used and says."""
+        """Keep what the delta really used, and soon what it says."""
         count_into(self.real, self._real_prompts, delta, self.call.choices, len(self.work.texts))
-        self._answers[delta.choice].append(delta.text)
-        if self._phrase and not self._said:
-            tail = self._tails[delta.choice] = (self._tails[delta.choice] + delta.text)[-TAIL:]
-            self._said = self._phrase in fold(tail)
+        self._unheard.append((delta.choice, delta.text))
+
+    def catch_up(self) -> None:
+        """Look at what has been heard: when it has been told, and the model is at its next word, so that nobody waits
+        for that."""
+        if self._unheard and self._looking is None:
+            self._look_soon()
+        for choice, text in self._unheard:
+            self._answers[choice].append(text)
+            if self.words is not None and not self._said:
+                seen = self._tails[choice] + text
+                self._said = _may_say(self.words, seen) and phrase_of(self.words) in fold(seen)
+                self._tails[choice] = seen[-TAIL:]
+        self._unheard.clear()
 
     async def tell(self, delta: Delta) -> None:
         """Put what the client is told in the place of what was used."""
@@ -117,15 +132,8 @@ class Disguise:
         delta.cached_tokens = told(delta.prompt_tokens, delta.cached_tokens, shown, added=added, cache_block=block)
         delta.prompt_tokens = shown
 
-    @property
-    def retells(self) -> bool:
-        """Whether another model's tokens are to be counted as the nominal one's."""
-        return self.work.model.counter is not self._nominal.counter
-
-    def retelling(self) -> Retelling | None:
-        """Of one choice, where that is so."""
-        if not self.retells:
-            return None
+    def retelling(self) -> Retelling:
+        """Of one choice."""
         return Retelling(self._nominal.counter.count_now, self.call.measured.max_tokens)
 
     async def read_by_none(self) -> None:
@@ -135,6 +143,7 @@ class Disguise:
 
     def marked(self, event: RequestEvent) -> RequestEvent:
         """The event of what was told, with what operators know beside it."""
+        self.catch_up()
         more = beyond(self.real, self.call.usage)
         price = self.work.model.price
         kv_cost = self.call.kv_cost_of(price, self.real)
@@ -152,6 +161,7 @@ class Disguise:
 
     def evidence(self) -> Evidence:
         """What is kept for operators."""
+        self.catch_up()
         call = self.call
         assert call.caller is not None and call.prompt is not None
         return Evidence(
@@ -161,13 +171,20 @@ class Disguise:
             at_ms=call.exchange.arrived_ms,
             asked=msgspec.json.encode(call.prompt),
             sent=msgspec.json.encode(self._touched()),
-            answers=tuple("".join(answer) for answer in self._answers),
+            answers=tuple("".join(self._answers[choice]) for choice in range(call.choices)),
         )
 
     def close(self) -> None:
         """The request is over."""
+        if self._looking is not None:
+            self._looking.cancel()
         if self._counting is not None:
             self._counting.cancel()
+
+
+def _may_say(words: Words, seen: str) -> bool:
+    """A look before folding, which costs ten times as much: whether the phrase's last word is there."""
+    return not seen.isascii() or words[-1] in seen.lower()
 
 
 class DisguisedChoice:
@@ -178,11 +195,14 @@ class DisguisedChoice:
     def __init__(self, disguise: Disguise, choice: Choice) -> None:
         self._disguise = disguise
         self._choice = choice
-        self._retelling = disguise.retelling()
-        self._ready: deque[Delta] = deque()  # read, and not told yet
+        self._retelling = disguise.retelling() if disguise.retells else None
+        self._ready: list[Delta] = []  # read, and not told yet, where there is a pace
         self._ended = False  # at a cap that the model knows nothing of
-        self._due_ms = disguise.pace.first_ms if disguise.pace is not None else 0.0
-        self._times = Random(disguise.call.exchange.request_id)  # noqa: S311 - drawn as in a crowd, not as a secret
+        self._due_ms = 0.0
+        self._times: Random | None = None
+        if disguise.pace is not None:
+            self._due_ms = disguise.pace.first_ms
+            self._times = Random(disguise.call.exchange.request_id)  # noqa: S311 - as in a crowd, no secret
 
     @property
     def finished(self) -> bool:
@@ -191,34 +211,41 @@ class DisguisedChoice:
 
     async def read(self) -> list[Delta]:
         """As Choice's. Where there is a pace, one delta at a time, each when it is due."""
+        pace = self._disguise.pace
+        if pace is None:
+            return await self._told()
         if not self._ready:
-            await self._fill()
-        if self._disguise.pace is None:
-            told = list(self._ready)
-            self._ready.clear()
-            return told
+            self._ready.extend(await self._told())
         if not self._ready:
             return []
-        await self._wait(self._disguise.pace, self._ready[0].completion_tokens)
-        return [self._ready.popleft()]
+        await self._wait(pace, self._ready[0].completion_tokens)
+        return [self._ready.pop(0)]
 
-    async def _fill(self) -> None:
-        deltas = [] if self._ended else await self._choice.read()
+    async def _told(self) -> list[Delta]:
+        """The next deltas, as they are to be told."""
+        disguise = self._disguise
+        disguise.catch_up()
+        if self._ended:
+            return []
+        told: list[Delta] = []
+        deltas = await self._choice.read()
         for delta in deltas:
-            self._disguise.hear(delta)
+            disguise.hear(delta)
         for delta in deltas:
-            await self._disguise.tell(delta)
+            await disguise.tell(delta)
             if self._retelling is not None:
                 delta = self._retelling.feed(delta)
-            self._ready.append(delta)
+            told.append(delta)
             if delta.finish_reason is not None:
                 self._ended = True
                 break
+        return told
 
     async def _wait(self, pace: Pace, tokens: int) -> None:
         """Until a delta of so many tokens may be told. Gaps are as uneven as others' are."""
         now_ms = self._disguise.call.exchange.elapsed_ms()
         await asyncio.sleep(max(self._due_ms - now_ms, 0) / 1000)
+        assert self._times is not None
         gaps = sum(2 * self._times.random() for _ in range(max(tokens, 1)))
         self._due_ms = max(self._due_ms, now_ms) + gaps * pace.gap_ms
 

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import msgspec
 
@@ -43,7 +42,7 @@ class Work(msgspec.Struct, frozen=True):
         return cls(model, texts, (max_tokens,) * len(texts))
 
 
-class Fitted(NamedTuple):
+class Fitted(msgspec.Struct, frozen=True):
     """A prompt as it is sent. `touched`: makes the whole of it, which only evidence needs. `added`: tokens that stand
     before the client's own; None: not all that was added does. `apart`: it is a message of its own, so that no token
     of the client's is another one for it."""
@@ -54,45 +53,53 @@ class Fitted(NamedTuple):
     apart: bool
 
 
-async def fitted(
-    prompt: Prompt,
-    texts: tuple[str, ...],
-    measured: Measured,
-    model: ServedModel,
-    edits: tuple[Edit, ...],
-    sentence: str | None,
-    *,
-    most: int,
-) -> Fitted:
-    """The touched form of a prompt with these texts, measured so, for at most `most` tokens of output. Raises
-    InvalidRequest where the model's template does not take the messages, or they cannot be made to fit."""
-    plain = _plainest(prompt)
-    heading = headed(model, plain, edits, sentence) if _heads(edits, sentence) else Heading(sentence, None, None)
-    most = min(most, model.entry.max_output_tokens)
-    trim = _Trim(prompt, model, edits, heading.last)
+class Touch(msgspec.Struct, frozen=True):
+    """What makes a touched prompt of a prompt: the edits and the sentence behind them, for a model that answers with at
+    most `most` tokens. `measured`: what the untouched one was counted or bounded as."""
+
+    model: ServedModel
+    edits: tuple[Edit, ...]
+    sentence: str | None
+    most: int
+    measured: Measured
+
+
+async def fitted(prompt: Prompt, texts: tuple[str, ...], touch: Touch) -> Fitted:
+    """The touched form of a prompt with these texts. Raises InvalidRequest where the model's template does not take the
+    messages, or they cannot be made to fit."""
+    trim, heading, found = _touched(prompt, texts, touch)
+    if found is not None:
+        return found
+    caps = await trim.fit(min(touch.most, touch.model.entry.max_output_tokens))
+    return Fitted(trim.prompt, Work(touch.model, trim.texts, caps), heading.added, apart=False)
+
+
+def fitted_at_once(prompt: Prompt, texts: tuple[str, ...], touch: Touch) -> Fitted | None:
+    """The same where it certainly fits as it is, which most do; else None. Raises InvalidRequest."""
+    return _touched(prompt, texts, touch)[2]
+
+
+def _touched(prompt: Prompt, texts: tuple[str, ...], touch: Touch) -> tuple["_Trim", "Heading", Fitted | None]:
+    model, kind = touch.model, _kind_of(prompt)
+    heading = headed(model, kind, touch.edits, touch.sentence)
+    most = min(touch.most, model.entry.max_output_tokens)
+    trim = _Trim(prompt, model, touch.edits, heading.last)
     touched = _inserted(texts, heading.insert) or trim.touch()
-    fits = _certainly_fits(texts, touched, measured, model, edits, heading.added, most) or model.fits(touched, most)
-    if fits:
-        apart = plain.endpoint == "chat" and len(plain.messages) == 1 and model.system_role
-        return Fitted(trim.prompt, Work.of(model, touched, most), heading.added, apart)
-    caps = await trim.fit(most)
-    return Fitted(trim.prompt, Work(model, trim.texts, caps), heading.added, apart=False)
+    if not (_certainly_fits(texts, touched, touch, heading, most) or model.fits(touched, most)):
+        return trim, heading, None
+    apart = kind == CHAT and model.system_role
+    return trim, heading, Fitted(trim.prompt, Work.of(model, touched, most), heading.added, apart)
 
 
 def _certainly_fits(
-    texts: tuple[str, ...],
-    touched: tuple[str, ...],
-    measured: Measured,
-    model: ServedModel,
-    edits: tuple[Edit, ...],
-    added: int | None,
-    most: int,
+    texts: tuple[str, ...], touched: tuple[str, ...], touch: Touch, heading: "Heading", most: int
 ) -> bool:
     """By what the untouched texts were counted or bounded as: they need no second look."""
-    if len(measured.counts) != len(touched) or any(edit.place == "replace" for edit in edits):
+    counts = touch.measured.counts
+    if heading.replaces or len(counts) != len(touched):
         return False
-    more = _bytes_added(texts, touched) if added is None else added
-    return max(measured.counts) + more + SPARE + most <= model.entry.context_tokens
+    more = _bytes_added(texts, touched) if heading.added is None else heading.added
+    return max(counts) + more + SPARE + most <= touch.model.entry.context_tokens
 
 
 class _Trim:
@@ -196,28 +203,40 @@ def _heads(edits: tuple[Edit, ...], sentence: str | None) -> bool:
     return bool(sentence or places) and places <= {"prepend_system"}
 
 
-def _plainest(prompt: Prompt) -> Prompt:
-    """The plainest prompt to which the same is added: a chat with or without a system prompt, or a text."""
+_ASKED = Message("user", "?")
+TEXT, CHAT, SYSTEM_CHAT = range(3)
+PLAINEST = (
+    Prompt(endpoint="completions", model="", texts=("?",)),
+    Prompt(endpoint="chat", model="", messages=(_ASKED,)),
+    Prompt(endpoint="chat", model="", messages=(Message("system", "?"), _ASKED)),
+)
+"""By kind, the plainest prompt to which the same is added as to all others of it."""
+
+
+def _kind_of(prompt: Prompt) -> int:
     if prompt.endpoint != "chat":
-        return Prompt(endpoint="completions", model="", texts=("?",))
-    user = Message("user", "?")
-    system = bool(prompt.messages) and prompt.messages[0].role == "system"
-    return Prompt(endpoint="chat", model="", messages=(Message("system", "?"), user) if system else (user,))
+        return TEXT
+    return SYSTEM_CHAT if prompt.messages and prompt.messages[0].role == "system" else CHAT
 
 
-class Heading(NamedTuple):
-    """What stands before a client's words. `last`: its last sentence, filled up. `added`: tokens of all of it.
-    `insert`: where in a rendered text it stands, and as what; None where a template has more than one way."""
+class Heading(msgspec.Struct, frozen=True, gc=False):
+    """What stands before a client's words. `last`: its last sentence, filled up. `added`: tokens of all of it; None
+    where something is put elsewhere, too. `insert`: where in a rendered text it stands, and as what; None where a
+    template has more than one way. `replaces`: some of the client's words may go."""
 
     last: str | None
     added: int | None
     insert: tuple[int, str] | None
+    replaces: bool = False
 
 
 @lru_cache(REMEMBERED)
-def headed(model: ServedModel, plain: Prompt, edits: tuple[Edit, ...], sentence: str | None) -> Heading:
-    """The last sentence with as much behind it that what is added fills whole blocks of the prefix cache: then what is
-    told of the cache is exact, and no more is read than without it."""
+def headed(model: ServedModel, kind: int, edits: tuple[Edit, ...], sentence: str | None) -> Heading:
+    """For prompts of one kind: the last sentence with as much behind it that what is added fills whole blocks of the
+    prefix cache: then what is told of the cache is exact, and no more is read than without it."""
+    if not _heads(edits, sentence):
+        return Heading(sentence, None, None, any(edit.place == "replace" for edit in edits))
+    plain = PLAINEST[kind]
     last, added = _filled(model, plain, edits, sentence)
 
     def touch(prompt: Prompt) -> tuple[str, str]:
@@ -264,6 +283,7 @@ def _inserted(texts: tuple[str, ...], insert: tuple[int, str] | None) -> tuple[s
     if insert is None:
         return None
     at, words = insert
-    if any(text.startswith(words, at) for text in texts):
-        return None
+    for text in texts:
+        if text.startswith(words, at):
+            return None
     return tuple([text[:at] + words + text[at:] for text in texts])

@@ -12,6 +12,11 @@ from gateway.fleet.tokens import Aside
 from gateway.limits.plans import Limit
 from gateway.limits.weights import SCALE
 
+LEEWAY = 128
+"""Tokens by which a bound must fit the context to be good enough (an eighth of the context where that is less). What is
+added to a contained prompt must fit there, too; were only its own length then counted, and not that of others as long,
+it would be later than they."""
+
 
 class Measured(msgspec.Struct, frozen=True, gc=False):
     """`max_tokens` of each choice, and the most that the whole request may use. `exact`: the prompt was counted with
@@ -74,7 +79,9 @@ def _fits(
     counts: list[int], prompt: Prompt, model: ServedModel, default: int, choices: int, limits: tuple[Limit, ...]
 ) -> bool:
     output = default if prompt.max_tokens is None else prompt.max_tokens
-    in_context = max(counts) + min(output, model.entry.max_output_tokens) <= model.entry.context_tokens
+    context = model.entry.context_tokens
+    leeway = min(LEEWAY, context // 8)
+    in_context = max(counts) + min(output, model.entry.max_output_tokens) + leeway <= context
     return in_context and output * choices <= min(_most_output(limits, sum(counts)), default=output * choices)
 
 

@@ -1,6 +1,7 @@
 """THE request path: authenticate, parse, measure, admit, judge, shape, route, stream, settle. One named call a line."""
 
 import asyncio
+from functools import partial
 
 import msgspec
 
@@ -10,7 +11,7 @@ from gateway.core.reservation import Denial, Reservation
 from gateway.dataplane.authenticate import authenticate, authorise, models_for
 from gateway.dataplane.call import Call, aside, charge_the_unanswered, digest_end_user
 from gateway.dataplane.exchange import Exchange
-from gateway.dataplane.judge import judge
+from gateway.dataplane.judge import foresee, judge
 from gateway.dataplane.kinds import EndpointKind
 from gateway.dataplane.limits import Grant, denied, limits_unknown
 from gateway.dataplane.measure import counting_may_help
@@ -62,15 +63,8 @@ async def _answer(services: Services, kind: EndpointKind, call: Call) -> None:
 
 
 async def _measure(services: Services, kind: EndpointKind, call: Call, grant: Grant, **exactly: bool) -> None:
-    call.measured = await kind.measure(
-        call.prompt,
-        call.texts,
-        call.model,
-        grant.default_max_tokens,
-        call.limits,
-        aside(services.counting, call),
-        **exactly,
-    )
+    asked = call.prompt, call.texts, call.model, grant.default_max_tokens, call.limits
+    call.measured = await kind.measure(*asked, aside(services.counting, call), **exactly)
 
 
 async def _admit(services: Services, kind: EndpointKind, call: Call, grant: Grant) -> None:
@@ -89,10 +83,9 @@ async def _admit(services: Services, kind: EndpointKind, call: Call, grant: Gran
 
 async def _reserve(services: Services, call: Call) -> Reservation | Denial:
     assert call.caller is not None and call.model is not None
+    asked = call.caller, call.limits, call.measured.ceiling, call.event(), call.usage, call.model.price.weights
     try:
-        return await services.quota.admit(
-            call.caller, call.limits, call.measured.ceiling, call.event(), call.usage, call.model.price.weights
-        )
+        return await services.quota.admit(*asked, meanwhile=partial(foresee, services, call))
     except (RedisUnavailable, RedisRefused) as problem:
         raise limits_unknown(problem) from problem
 
@@ -107,6 +100,7 @@ async def _check_epoch(services: Services, kind: EndpointKind, call: Call, known
     known = await authenticate(services, call.exchange, epoch)
     authorise(known.caller, kind.scope, call.prompt.model)
     call.caller = msgspec.structs.replace(known.caller, plan=call.caller.plan)  # that it was admitted under
+    foresee(services, call)
 
 
 async def _stopped(services: Services, call: Call) -> None:
@@ -119,8 +113,8 @@ async def _stopped(services: Services, call: Call) -> None:
         finally:
             _settle(services, call, "cancelled")
     elif why == "body":
-        await _fail(services, call, RequestTimeout("The body did not arrive in time. Send it again.",
-                                                     headers=((b"connection", b"close"),)))  # fmt: skip
+        late = "The body did not arrive in time. Send it again."
+        await _fail(services, call, RequestTimeout(late, headers=((b"connection", b"close"),)))
     else:
         await _fail(services, call, UpstreamTimeout("The answer took too long.", detail="request timeout"))
 

@@ -19,6 +19,8 @@ def record(services: Services, call: Call) -> None:
             tally.overrun(name)
     if call.disguise is not None:
         tally.containment(name)
+        if call.disguise.words is not None and call.caller is not None:
+            services.evidence.gave(call.caller.principal, call.disguise.words, call.exchange.arrived_ms)
         services.evidence.keep(call.disguise.evidence())
         call.disguise.close()
     services.access_log.add(call.line())

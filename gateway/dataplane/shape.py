@@ -4,15 +4,16 @@ Nothing here may fail where an ordinary request would not: what cannot be carrie
 and counted (`catflap_policy_misfits`).
 """
 
+from contextlib import suppress
 from functools import partial
 
-from gateway.canary.phrase import sentence_of, words_of
+from gateway.canary.phrase import Words, sentence_of, words_of
 from gateway.core.decision import Actions, Shadow
 from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Prompt
-from gateway.dataplane.call import Call
+from gateway.dataplane.call import Call, Foreseen
 from gateway.dataplane.disguise import Disguise
-from gateway.dataplane.fit import Fitted, Work, fitted
+from gateway.dataplane.fit import Fitted, Touch, Work, fitted, fitted_at_once
 from gateway.dataplane.resting import name_of
 from gateway.dataplane.services import Services
 from gateway.fleet.models import ServedModel
@@ -31,9 +32,11 @@ async def shape(services: Services, call: Call, *, shadow: bool = True) -> Work:
     if call.decision is None or not call.decision.actions.contains:
         return usual
     actions = call.decision.actions
+    if call.foreseen is not None and actions.slow is None:
+        call.disguise = Disguise(call, call.foreseen.fitted, shadow=None, words=call.foreseen.words, pace=None)
+        return call.foreseen.fitted.work
     decoy = _decoy(services, call.model, call.prompt, actions.shadow) if shadow else None
-    words = words_of(services.secrets.canary, call.caller.principal) if actions.canary else None
-    sentence = None if words is None else sentence_of(words)
+    words, sentence = _words(services, call, actions)
     found = None
     if decoy is not None:
         found = await _touched(call, decoy, actions, sentence)
@@ -49,8 +52,6 @@ async def shape(services: Services, call: Call, *, shadow: bool = True) -> Work:
         return usual
     if found is None:
         found, words = Fitted(partial(_same, call.prompt), usual, 0, apart=True), None
-    if words is not None:
-        services.evidence.gave(call.caller.principal, words, call.exchange.arrived_ms)
     name = name_of(actions.shadow) if decoy is not None and actions.shadow is not None else None
     call.disguise = Disguise(call, found, shadow=name, words=words, pace=late)
     return found.work
@@ -60,14 +61,43 @@ def _same(prompt: Prompt) -> Prompt:
     return prompt
 
 
+def foresee(services: Services, call: Call) -> None:
+    """Rewrite before it is known whether the call is admitted, where that can be done at once (judge.py says why)."""
+    if call.decision is None or call.prompt is None or not isinstance(call.model, ServedModel):
+        return
+    actions = call.decision.actions
+    if actions.shadow is not None or actions.max_tokens is not None or not (actions.edits or actions.canary):
+        return  # where it goes, or what it may use, is not settled yet
+    words, sentence = _words(services, call, actions)
+    with suppress(InvalidRequest):  # met again, and counted, when it is shaped
+        found = fitted_at_once(call.prompt, call.texts, _touch(call, call.model, actions, sentence))
+        call.foreseen = None if found is None else Foreseen(found, words)
+
+
 async def _touched(call: Call, model: ServedModel, actions: Actions, sentence: str | None) -> Fitted | None:
     """The prompt as it is sent to a model; None where the model does not take it."""
-    assert call.prompt is not None and isinstance(call.model, ServedModel)
+    assert call.prompt is not None
+    if call.foreseen is not None and model is call.model:
+        return call.foreseen.fitted
     try:
-        most = call.measured.max_tokens if model.counter is call.model.counter else 2 * call.measured.max_tokens
-        return await fitted(call.prompt, call.texts, call.measured, model, actions.edits, sentence, most=most)
+        return await fitted(call.prompt, call.texts, _touch(call, model, actions, sentence))
     except InvalidRequest:  # its chat template takes the client's messages, and not these
         return None
+
+
+def _touch(call: Call, model: ServedModel, actions: Actions, sentence: str | None) -> Touch:
+    assert isinstance(call.model, ServedModel)
+    most = call.measured.max_tokens if model.counter is call.model.counter else 2 * call.measured.max_tokens
+    return Touch(model, actions.edits, sentence, most, call.measured)
+
+
+def _words(services: Services, call: Call, actions: Actions) -> tuple[Words | None, str | None]:
+    """The canary's words, and the sentence that asks for them."""
+    assert call.caller is not None
+    if not actions.canary:
+        return None, None
+    words = words_of(services.secrets.canary, call.caller.principal)
+    return words, sentence_of(words)
 
 
 def _decoy(services: Services, model: ServedModel, prompt: Prompt, shadow: Shadow | None) -> ServedModel | None:

@@ -134,6 +134,11 @@ class RedisConnection(asyncio.Protocol):
         """Tried, and not ready."""
         return self._tried.is_set() and not self._ready
 
+    @property
+    def unwritten(self) -> int:
+        """Commands that wait for the end of the loop's turn."""
+        return len(self._outgoing)
+
     def connected_since(self, _key: Argument) -> float | None:
         """The loop's time at which the connection that serves this key was made; None while there is none."""
         return self._since if self._transport is not None else None

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -17,7 +17,7 @@ from gateway.limits.budget import month_of
 from gateway.limits.plans import Limit
 from gateway.limits.weights import Weights
 from gateway.quota import keys
-from gateway.quota.connection import Argument, RedisUnavailable
+from gateway.quota.connection import Argument, RedisRefused, RedisUnavailable
 from gateway.quota.local import LocalLimits
 from gateway.quota.note import Bound, Note, encode_note
 from gateway.quota.outbox import Outbox
@@ -84,18 +84,20 @@ class Quota:
         unsettled: RequestEvent,
         usage: Usage,
         price: Weights,
+        *,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Reservation | Denial:
         """Reserve one request that uses `ceiling` at most on all limits, or nothing. `unsettled` is the event as it
         reads should this process die, `usage` what the request has used so far: it grows, and renewals report it.
-        Raises RedisUnavailable or RedisRefused; then nothing is held that is not reclaimed."""
+        `meanwhile` is called when Redis has been asked and before its answer is waited for. Raises RedisUnavailable or
+        RedisRefused, and what `meanwhile` raises; then nothing is held that is not reclaimed."""
         partition = partition_of(caller.organisation, self._partitions)
         bound = bind(partition, limits)
         note = encode_note(Note(unsettled, price, bound))
         costs = [limit.units(ceiling) for limit in limits]
         try:
-            reply = await self._ask(partition, caller, limits, bound, costs, unsettled.request, note)
-        except asyncio.CancelledError:
-            self._give_up(partition, unsettled, bound)
+            reply = await self._ask(partition, caller, limits, bound, costs, unsettled.request, note, meanwhile)
+        except RedisRefused:
             raise
         except RedisUnavailable:
             if self._local is None:
@@ -104,6 +106,9 @@ class Quota:
                 asyncio.get_running_loop().call_later(GIVE_UP_S, self._give_up, partition, unsettled, bound)
                 raise
             return await self._admit_alone(self._local, caller, limits, ceiling, costs, unsettled)
+        except BaseException:  # cancelled, or `meanwhile` has failed
+            self._give_up(partition, unsettled, bound)
+            raise
         states = states_of(limits, reply[HEAD:])
         if reply[1]:
             return Denial(states[reply[1] - 1], reply[0], reply[2], states)
@@ -132,6 +137,7 @@ class Quota:
         costs: Sequence[int],
         request: str,
         note: bytes,
+        meanwhile: Callable[[], None] | None = None,
     ) -> list[int]:
         """admit.lua's reply, once every budget is known."""
         head = (
@@ -144,7 +150,15 @@ class Quota:
         for limit, cost in zip(limits, costs, strict=True):
             args += (KINDS[limit.measure], limit.cap, limit.window_ms, limit.bucket_ms, cost)
         names = (*head, *[one.key for one in bound])
-        reply = cast(list[int], await self._connection.call(ADMIT, names, args))
+        asked = self._connection.call(ADMIT, names, args)
+        if meanwhile is not None:
+            try:
+                await asyncio.sleep(0)  # what was asked is written now
+                meanwhile()
+            except BaseException:
+                asked.add_done_callback(_hear_error)
+                raise
+        reply = cast(list[int], await asked)
         if reply[1] < 0:
             await self._restore(partition, limits, bound, reply[0])
             reply = cast(list[int], await self._connection.call(ADMIT, names, args))
@@ -255,10 +269,10 @@ _Lookup = tuple[tuple[tuple[str, str], ...], int]
 """(subject, model or '') of some budgets, and the month."""
 
 
-def _hear_error(lookup: "asyncio.Task[Sequence[int]]") -> None:
+def _hear_error(asked: "asyncio.Future[Any]") -> None:
     """Its error is told to those who wait; where all were cancelled it is nobody's, and asyncio would complain."""
-    if not lookup.cancelled():
-        lookup.exception()
+    if not asked.cancelled():
+        asked.exception()
 
 
 class _Running(msgspec.Struct, frozen=True, gc=False):

@@ -508,6 +508,29 @@ async def test_several_answers_are_counted_as_for_all(house: World) -> None:
 FIRST_MS, GAP_MS = 250, 40
 
 
+@pytest.mark.parametrize("piece", [5000, 7, 1])
+async def test_a_phrase_that_the_model_says_is_noted_however_the_answer_is_cut(house: World, piece: int) -> None:
+    """Its last piece is looked at, too, and one that is longer than what is remembered of those before it."""
+
+    async def parrot(generation: Generation) -> None:
+        said = CANARY.search(generation.request["text_input"])
+        words = (
+            "Purr. " * 20 + (said[0].split("that ")[1].upper() if said else "nothing") + ("x" * 450) * (piece == 5000)
+        )
+        for start in range(0, len(words), piece):
+            await generation.send(event(words[start : start + piece], tokens=1, prompt_tokens=9))
+        await generation.send(event("", finish="stop"))
+        await generation.end()
+
+    for triton in house.tritons:
+        triton.behave = parrot
+    clean, marked = await house.key(), await contained(house)
+    for key in (clean, marked):
+        assert (await house.gateway.chat(key.token, stream=True, max_tokens=400)).status == 200
+    assert not (await house.event(clean)).canary_said
+    assert (await house.event(marked)).canary_said
+
+
 async def busy_day(world: World) -> None:
     """The ledger's record of a day on which `solo` was so slow."""
     key = await world.key()

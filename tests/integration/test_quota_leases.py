@@ -78,7 +78,22 @@ async def test_a_settlement_that_comes_after_the_reclaimer_is_counted(
     await client.aclose()
 
 
-@pytest.mark.parametrize("how", ["the client leaves", "Redis is late"])
+def no_use() -> None:
+    raise LookupError
+
+
+async def test_what_is_done_meanwhile_is_done_while_redis_works(connection: RedisConnection) -> None:
+    quota, event, seen = Quota(connection, 1), make_event(4, outcome="reclaimed"), []
+
+    def meanwhile() -> None:
+        seen.append(connection.unwritten)
+
+    admitted = await quota.admit(CALLER, LIMITS, CEILING, event, Usage(), PRICE, meanwhile=meanwhile)
+    assert isinstance(admitted, Reservation)
+    assert seen == [0], "once, and Redis had been asked by then"
+
+
+@pytest.mark.parametrize("how", ["the client leaves", "Redis is late", "what is done meanwhile fails"])
 async def test_what_was_admitted_and_not_waited_for_is_given_back_at_once(redis_url: str, how: str) -> None:
     client = redis.asyncio.from_url(redis_url)
     hasty = RedisConnection(redis_url, timeout_s=0.1)
@@ -86,7 +101,8 @@ async def test_what_was_admitted_and_not_waited_for_is_given_back_at_once(redis_
     quota, event = Quota(hasty, 1), make_event(3, outcome="reclaimed")
     if how == "Redis is late":
         await client.client_pause(300)
-    asking = asyncio.create_task(quota.admit(CALLER, LIMITS, CEILING, event, Usage(), PRICE))
+    meanwhile = no_use if how == "what is done meanwhile fails" else None
+    asking = asyncio.create_task(quota.admit(CALLER, LIMITS, CEILING, event, Usage(), PRICE, meanwhile=meanwhile))
     if how == "the client leaves":
         await asyncio.sleep(0)
         await asyncio.sleep(0)

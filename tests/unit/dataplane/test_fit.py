@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.decision import Edit
 from gateway.core.delta import Usage
 from gateway.core.prompt import Message, Prompt
-from gateway.dataplane.fit import Fitted, fitted, headed, more_tokens
+from gateway.dataplane.fit import CHAT, Fitted, Touch, fitted, headed, more_tokens
 from gateway.dataplane.measure import Measured
 from gateway.fleet.file import Model, TritonModel
 from gateway.fleet.models import ServedModel
@@ -57,7 +57,7 @@ def fit(prompt: Prompt, most: int, served: ServedModel | None = None, edits: tup
     texts = served.render(prompt)
     counts = tuple(map(served.counter.count_now, texts))
     measured = Measured(most, Usage(sum(counts), most), True, counts)
-    return asyncio.run(fitted(prompt, texts, measured, served, edits, SENTENCE, most=most))
+    return asyncio.run(fitted(prompt, texts, Touch(served, edits, SENTENCE, most, measured)))
 
 
 def holds(found: Fitted) -> bool:
@@ -134,8 +134,8 @@ def test_sentences_elsewhere_than_at_the_beginning_are_not_said_to_stand_there()
 
 
 def test_blocks_are_filled_once_for_each_principal() -> None:
-    served, prompt = model(2000), Prompt(endpoint="chat", model="", messages=(Message("user", "?"),))
-    assert headed(served, prompt, (CAT,), SENTENCE) is headed(served, prompt, (CAT,), SENTENCE)
+    served = model(2000)
+    assert headed(served, CHAT, (CAT,), SENTENCE) is headed(served, CHAT, (CAT,), SENTENCE)
 
 
 DEMO = read_counter("demo/tokenizer.json", Path(__file__).parents[3] / "triton_models" / "demo" / "tokenizer.json")

@@ -112,6 +112,15 @@ def test_a_text_is_counted_only_where_its_bound_does_not_fit() -> None:
     assert counter.counted == 1
 
 
+def test_a_text_that_nearly_fills_the_context_is_counted_whoever_asks() -> None:
+    """What is added to a contained prompt must fit there, and only its own length would be counted otherwise."""
+    counter, leeway = Halves(), CONTEXT // 8
+    measured(["x" * (CONTEXT - 20 - leeway)], 20, counter=counter)
+    assert counter.counted == 0
+    measured(["x" * (CONTEXT - 20 - leeway + 1)], 20, counter=counter)
+    assert counter.counted == 1
+
+
 def test_a_default_does_not_refuse_what_the_client_never_asked_for() -> None:
     assert measured(["x" * 4], None, default=50, cap=10) == (8, 10)
 

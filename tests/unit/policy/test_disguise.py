@@ -9,6 +9,7 @@ from gateway.core.delta import Delta, TokenLogprob, Usage
 from gateway.core.prompt import Message, Prompt, Sampling
 from gateway.policy.disguise import (
     MARGIN,
+    SETTLED,
     Pace,
     Retelling,
     Spread,
@@ -190,6 +191,21 @@ def test_a_long_answer_is_counted_piece_by_piece_as_it_is_in_one(pieces: list[st
     telling = Retelling(words, 10_000)
     counted = sum(telling.feed(Delta(piece)).completion_tokens for piece in pieces)
     assert counted == words("".join(pieces))
+
+
+def test_of_a_long_answer_only_its_end_is_counted_again() -> None:
+    asked: list[int] = []
+
+    def counting(text: str) -> int:
+        asked.append(len(text))
+        return words(text)
+
+    telling = Retelling(counting, 10_000)
+    told_tokens = [telling.feed(Delta(" word")).completion_tokens for _ in range(500)]
+    assert told_tokens == [1] * 500
+    assert max(asked) <= SETTLED + 2 * len(" word")
+    assert telling.feed(Delta("end" * 100, finish_reason="stop")).completion_tokens == 0, "of the word before it"
+    assert telling.feed(Delta(" last")).completion_tokens == 1
 
 
 SPREAD = Spread((100.0, 200.0, 400.0), (10.0, 20.0, 30.0))

@@ -97,6 +97,7 @@ async def _check_epoch(services: Services, kind: EndpointKind, call: Call, known
     epoch = call.reservation.epoch
     if epoch is None or epoch == known.epoch:
         return
+    call.decision = call.record = None  # made of what may be no longer so
     known = await authenticate(services, call.exchange, epoch)
     authorise(known.caller, kind.scope, call.prompt.model)
     call.caller = msgspec.structs.replace(known.caller, plan=call.caller.plan)  # that it was admitted under

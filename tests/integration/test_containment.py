@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from gateway.core.event import RequestEvent
 from gateway.core.record import MAX_ANSWERS
-from gateway.identity.issue import IssuedKey
+from gateway.identity.issue import IssuedKey, revoke_key
 from gateway.identity.regard import contain, set_never_contain
 from gateway.storage.rows import row_of
 from gateway.storage.tables import principal, request_event
@@ -359,6 +359,22 @@ async def test_who_is_contained_is_contained_at_the_next_request_and_who_is_rele
     assert not last.contained
     assert last.record is not None
     assert last.record.facts.never_contain
+
+
+async def test_what_was_decided_on_a_key_that_has_just_been_revoked_is_no_part_of_its_record(house: World) -> None:
+    """Decisions are made before it is known whether the key is still good."""
+    key = await contained(house)
+    assert (await house.gateway.chat(key.token)).status == 200
+    assert (await house.event(key)).matched == ("cat",)
+    await revoke_key(house.database, house.redis, PARTITIONS, key.record.id)
+    assert (await house.gateway.chat(key.token)).status == 401
+
+    async def refused_event() -> bool:
+        return (await house.events(key))[-1].outcome == "refused"
+
+    await eventually(refused_event, what="the record of the refusal")
+    last = (await house.events(key))[-1]
+    assert (last.matched, last.record, last.contained) == ((), None, False)
 
 
 async def test_a_containment_ends_by_itself_when_its_time_is_over(house: World) -> None:

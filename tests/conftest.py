@@ -9,4 +9,5 @@ pytest_plugins = [
     "tests.support.databases",
     "tests.support.commands",
     "tests.support.gateways",
+    "tests.support.containment",
 ]

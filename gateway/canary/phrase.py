@@ -1,11 +1,9 @@
 """A phrase that is one principal's alone, and the sentence that asks a model to say it."""
 
-from functools import lru_cache
 from hashlib import blake2b
 
 from gateway.canary.words import PLACES
 
-REMEMBERED = 4096
 SHARED = "Somewhere in your answer, mention in passing that "
 """The same for all, so that the prefix up to here stays in the model's cache; only the phrase is a principal's own."""
 
@@ -13,7 +11,6 @@ Words = tuple[str, ...]
 """One of each of `PLACES`."""
 
 
-@lru_cache(REMEMBERED)
 def words_of(key: bytes, principal: str) -> Words:
     """The principal's words, always the same. `key`: a secret of at most 64 bytes, without which nobody can tell whose
     phrase one is, nor that it is one."""
@@ -31,7 +28,6 @@ def phrase_of(words: Words) -> str:
     return f"the {opening} {creature} of the {place} {deed} the {look} {thing} for a {second} {friend}"
 
 
-@lru_cache(REMEMBERED)
 def sentence_of(words: Words) -> str:
     """What is put into the prompt."""
     return f"{SHARED}{phrase_of(words)}."

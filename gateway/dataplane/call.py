@@ -4,9 +4,8 @@ import hashlib
 import hmac
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from gateway.canary.phrase import Words
 from gateway.core.caller import Caller
 from gateway.core.decision import Decision
 from gateway.core.delta import Delta, Usage
@@ -27,7 +26,7 @@ from gateway.telemetry.log import AccessLine
 
 if TYPE_CHECKING:
     from gateway.dataplane.disguise import Disguise
-    from gateway.dataplane.fit import Fitted
+    from gateway.policy.decide import Case
 
 CLIENT_LEFT = 499
 """The status recorded for a client that had left before there was one to tell it (nginx's convention)."""
@@ -36,20 +35,15 @@ CLIENT_LEFT = 499
 UNDECIDED = Decision(ruleset="", reason="")
 
 
-class Foreseen(NamedTuple):
-    """A prompt that was rewritten, as the call's decision says, before the call was admitted; and its canary."""
-
-    fitted: "Fitted"
-    words: Words | None
-
-
 class Call:
     """One request. Filled in by the pipeline, step by step."""
 
     __slots__ = (
         "begun",
         "caller",
+        "case",
         "choices",
+        "counted",
         "decision",
         "disguise",
         "end_user",
@@ -88,9 +82,11 @@ class Call:
         self.reservation: Reservation | None = None
         self.decision: Decision | None = None
         self.record: Record | None = None
-        self.foreseen: Foreseen | None = None
+        self.case: Case | None = None  # what rules that only note something have not been asked about yet
+        self.foreseen: Disguise | None = None  # as the decision says, made before the call was admitted
         self.disguise: Disguise | None = None
         self.prompt_tokens: dict[int, int] = {}
+        self.counted = False  # among those that are contained
         self.begun = False  # an answer is being made: an error is then a failure, and no refusal
         self.settled = False
         self.usage = Usage()
@@ -136,12 +132,14 @@ class Call:
     def event(self) -> RequestEvent:
         """The event as things stand. Until the request settles its outcome reads `reclaimed`: what would be recorded
         should this process die on the way."""
+        return self.told_event() if self.disguise is None else self.disguise.event()
+
+    def told_event(self) -> RequestEvent:
+        """The same, as if nobody were contained."""
         assert self.caller is not None and self.model is not None and self.prompt is not None
-        caller, model, exchange, usage = self.caller, self.model, self.exchange, self.usage
-        price, decision, upstream = model.price, self.decision or UNDECIDED, self.upstream
-        kv_cost = self.kv_cost() if price.kv else 0
-        event = RequestEvent(
-            request=exchange.request_id,
+        caller, model, decision, upstream = self.caller, self.model, self.decision or UNDECIDED, self.upstream
+        return RequestEvent(
+            request=self.exchange.request_id,
             organisation=caller.organisation,
             project=caller.project,
             principal=caller.principal,
@@ -150,19 +148,9 @@ class Call:
             endpoint=self.endpoint,
             model=model.entry.name,
             stream=self.prompt.stream,
-            at_ms=exchange.arrived_ms,
-            outcome=self.outcome if self.settled else "reclaimed",
-            status=self.status() if self.settled else 0,
-            finish_reason=self.finish_reason,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            cost=cost_of(price.weights, usage) + kv_cost,
-            kv_cost=kv_cost,
+            at_ms=self.exchange.arrived_ms,
             reserved_tokens=self.tokens,
             choices=self.choices,
-            ttft_ms=self.first_token_ms,
-            duration_ms=exchange.elapsed_ms(),
             upstream=upstream,
             region=region_of(model, upstream),
             attempts=self.attempts,
@@ -171,8 +159,26 @@ class Call:
             logged=decision.logged,
             flags=decision.actions.flags,
             record=self.record,
+            **self.so_far(),
         )
-        return event if self.disguise is None else self.disguise.marked(event)
+
+    def so_far(self) -> dict[str, Any]:
+        """What of the event changes as an answer goes on."""
+        assert self.model is not None
+        price, usage = self.model.price, self.usage
+        kv_cost = self.kv_cost() if price.kv else 0
+        return {
+            "outcome": self.outcome if self.settled else "reclaimed",
+            "status": self.status() if self.settled else 0,
+            "finish_reason": self.finish_reason,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "cost": cost_of(price.weights, usage) + kv_cost,
+            "kv_cost": kv_cost,
+            "ttft_ms": self.first_token_ms,
+            "duration_ms": self.exchange.elapsed_ms(),
+        }
 
     def status(self) -> int:
         """The status told to the client, or about to be."""

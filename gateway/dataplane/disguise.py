@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
+from itertools import chain
 from random import Random
 
 import msgspec
@@ -18,7 +20,7 @@ from gateway.fleet.router import Choice
 from gateway.policy.disguise import Pace, Retelling, beyond, told, told_finish
 from gateway.quota.note import cost_of
 
-COUNT_AFTER_S = 0.001
+LATER_S = 0.001
 TAIL = 400
 """Characters before a piece of an answer in which a phrase may begin that it ends: the longest, and some more."""
 
@@ -27,9 +29,9 @@ class Disguise:
     """See the module. `shadow`: who serves in the model's place. `words`: of the canary. `pace`: before which nothing
     is told."""
 
-    __slots__ = ("_added", "_answers", "_apart", "_borders", "_counting", "_every_frame", "_looking", "_nominal",
-                 "_real_prompts", "_said", "_tails", "_touched", "_unheard", "call", "pace", "real", "retells",
-                 "shadow", "words", "work")  # fmt: skip
+    __slots__ = ("_added", "_answers", "_apart", "_borders", "_choices", "_counting", "_draft", "_every_frame",
+                 "_heard", "_nominal", "_real_prompts", "_said", "_steps", "_tails", "_timer", "_touched", "_unheard",
+                 "call", "pace", "real", "retells", "shadow", "words", "work")  # fmt: skip
 
     def __init__(
         self, call: Call, fitted: Fitted, *, shadow: str | None, words: Words | None, pace: Pace | None
@@ -45,30 +47,48 @@ class Disguise:
         self._answers: defaultdict[int, list[str]] = defaultdict(list)
         self._tails: defaultdict[int, str] = defaultdict(str)
         self._said = False
+        self._heard = False
+        self._draft: RequestEvent | None = None
         self._borders: list[int | None] | None = None  # once they have been looked at
         self._counting: asyncio.Task[tuple[list[int], list[int]]] | None = None
         self._every_frame = call.endpoint == "generate" and call.prompt.stream  # may tell its counts with each of them
-        self._looking: asyncio.TimerHandle | None = None
-        if self._every_frame:  # with the first of them, too
-            self._look_soon()
+        self._steps: list[Callable[[], object]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._choices = [DisguisedChoice(self) for _ in range(call.choices)]
+
+    def asked(self, prepare: Callable[[], None]) -> None:
+        """The model is being asked: while it reads, `prepare` is called and what is known already is put together."""
+        self._later(prepare)
+        self._later(self._prepare)
+
+    def _later(self, step: Callable[[], object]) -> None:
+        """What nobody waits for. Not at once: the model's server may be about to run on this very core."""
+        self._steps.append(step)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LATER_S, self._run)
+
+    def _run(self) -> None:
+        self._timer, steps, self._steps = None, self._steps, []
+        for step in steps:
+            step()
+
+    def _prepare(self) -> None:
+        self._draft = self._drafted()
+        if self._every_frame:  # its counts are told with the first frame, too
+            self._look()
 
     async def _more(self, text: int) -> int:
         """Tokens that the touched form of this text has more than the untouched one."""
-        borders = self._look() if self._borders is None else self._borders
-        at_border = borders[text]
+        at_border = self._look()[text]
         if at_border is not None:
             return at_border
         untouched, touched = await self._counts()
         return touched[text] - untouched[text]
 
-    def _look_soon(self) -> None:
-        """While the model reads or writes, and nobody waits for it."""
-        if self._borders is None and not self._apart:
-            self._looking = asyncio.get_running_loop().call_later(COUNT_AFTER_S, self._look)
-
     def _look(self) -> list[int | None]:
-        pairs = zip(self.call.texts, self.work.texts, strict=True)
-        self._borders = [more_tokens(self._nominal.counter, *pair) for pair in pairs]
+        if self._borders is None:
+            pairs = zip(self.call.texts, self.work.texts, strict=True)
+            self._borders = [more_tokens(self._nominal.counter, *pair) for pair in pairs]
         return self._borders
 
     async def _counts(self) -> tuple[list[int], list[int]]:
@@ -83,7 +103,9 @@ class Disguise:
 
     def over(self, choices: list[Choice]) -> "list[DisguisedChoice]":
         """Choices that tell what the client is to be told."""
-        return [DisguisedChoice(self, choice) for choice in choices]
+        for disguised, choice in zip(self._choices, choices, strict=True):
+            disguised.choice = choice
+        return self._choices
 
     def hear(self, delta: Delta) -> None:
         """Keep what the delta really used, and soon what it says."""
@@ -93,8 +115,9 @@ class Disguise:
     def catch_up(self) -> None:
         """Look at what has been heard: when it has been told, and the model is at its next word, so that nobody waits
         for that."""
-        if self._unheard and self._looking is None:
-            self._look_soon()
+        if self._unheard and not (self._heard or self._apart):
+            self._later(self._look)
+        self._heard = self._heard or bool(self._unheard)
         for choice, text in self._unheard:
             self._answers[choice].append(text)
             if self.words is not None and not self._said:
@@ -106,8 +129,9 @@ class Disguise:
     async def tell(self, delta: Delta) -> None:
         """Put what the client is told in the place of what was used."""
         text = delta.choice * len(self.work.texts) // self.call.choices
-        lowered = self.work.max_tokens[text] < self.call.measured.max_tokens and not self.retells
-        delta.finish_reason = told_finish(delta.finish_reason, lowered=lowered)
+        if delta.finish_reason is not None:
+            lowered = self.work.max_tokens[text] < self.call.measured.max_tokens and not self.retells
+            delta.finish_reason = told_finish(delta.finish_reason, lowered=lowered)
         if not delta.prompt_tokens:
             return
         if self.retells:  # of another tokenizer's count only the share can be told
@@ -141,29 +165,41 @@ class Disguise:
         if not self.real.prompt_tokens:
             self.real.prompt_tokens = sum(await self.work.model.count_each(self.work.texts, asyncio.to_thread))
 
-    def marked(self, event: RequestEvent) -> RequestEvent:
+    def event(self) -> RequestEvent:
         """The event of what was told, with what operators know beside it."""
         self.catch_up()
-        more = beyond(self.real, self.call.usage)
-        price = self.work.model.price
-        kv_cost = self.call.kv_cost_of(price, self.real)
+        draft, call = self._draft, self.call
+        if draft is None or draft.attempts != call.attempts:  # it went elsewhere since
+            draft = self._drafted()
+        price, so_far = self.work.model.price, call.so_far()
+        more = beyond(self.real, call.usage)
+        kv_cost = call.kv_cost_of(price, self.real) if price.kv else 0
         return msgspec.structs.replace(
-            event,
-            contained=True,
-            shadow=self.shadow,
+            draft,
             canary_said=self._said,
-            region=region_of(self.work.model, self.call.upstream),
             beyond_prompt_tokens=more.prompt_tokens,
             beyond_cached_tokens=more.cached_tokens,
             beyond_completion_tokens=more.completion_tokens,
-            beyond_cost=max(cost_of(price.weights, self.real) + kv_cost - event.cost, 0),
+            beyond_cost=max(cost_of(price.weights, self.real) + kv_cost - so_far["cost"], 0),
+            **so_far,
         )
+
+    def _drafted(self) -> RequestEvent:
+        """What of the event is known when a request has been sent."""
+        region = region_of(self.work.model, self.call.upstream)
+        told_event = self.call.told_event()
+        return msgspec.structs.replace(told_event, contained=True, shadow=self.shadow, region=region)
+
+    def size(self) -> int:
+        """About the bytes that its evidence holds."""
+        self.catch_up()
+        pieces = chain(self.call.texts, self.work.texts, *self._answers.values())
+        return 4 * sum(map(len, pieces))
 
     def evidence(self) -> Evidence:
         """What is kept for operators."""
-        self.catch_up()
         call = self.call
-        assert call.caller is not None and call.prompt is not None
+        assert call.caller is not None
         return Evidence(
             request=call.exchange.request_id,
             organisation=call.caller.organisation,
@@ -176,8 +212,8 @@ class Disguise:
 
     def close(self) -> None:
         """The request is over."""
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if self._counting is not None:
             self._counting.cancel()
 
@@ -190,11 +226,13 @@ def _may_say(words: Words, seen: str) -> bool:
 class DisguisedChoice:
     """One choice of a contained request; reads as the ordinary one would have."""
 
-    __slots__ = ("_choice", "_disguise", "_due_ms", "_ended", "_ready", "_retelling", "_times")
+    __slots__ = ("_disguise", "_due_ms", "_ended", "_ready", "_retelling", "_times", "choice")
 
-    def __init__(self, disguise: Disguise, choice: Choice) -> None:
+    choice: Choice
+    """Once there is one."""
+
+    def __init__(self, disguise: Disguise) -> None:
         self._disguise = disguise
-        self._choice = choice
         self._retelling = disguise.retelling() if disguise.retells else None
         self._ready: list[Delta] = []  # read, and not told yet, where there is a pace
         self._ended = False  # at a cap that the model knows nothing of
@@ -207,30 +245,28 @@ class DisguisedChoice:
     @property
     def finished(self) -> bool:
         """As Choice's."""
-        return not self._ready and (self._ended or self._choice.finished)
+        return not self._ready and (self._ended or self.choice.finished)
 
     async def read(self) -> list[Delta]:
         """As Choice's. Where there is a pace, one delta at a time, each when it is due."""
-        pace = self._disguise.pace
+        disguise = self._disguise
+        disguise.catch_up()
+        pace = disguise.pace
         if pace is None:
-            return await self._told()
-        if not self._ready:
-            self._ready.extend(await self._told())
+            return [] if self._ended else await self._told(await self.choice.read())
+        if not self._ready and not self._ended:
+            self._ready.extend(await self._told(await self.choice.read()))
         if not self._ready:
             return []
         await self._wait(pace, self._ready[0].completion_tokens)
         return [self._ready.pop(0)]
 
-    async def _told(self) -> list[Delta]:
-        """The next deltas, as they are to be told."""
+    async def _told(self, deltas: list[Delta]) -> list[Delta]:
+        """As they are to be told."""
         disguise = self._disguise
-        disguise.catch_up()
-        if self._ended:
-            return []
-        told: list[Delta] = []
-        deltas = await self._choice.read()
         for delta in deltas:
             disguise.hear(delta)
+        told: list[Delta] = []
         for delta in deltas:
             await disguise.tell(delta)
             if self._retelling is not None:
@@ -251,4 +287,4 @@ class DisguisedChoice:
 
     def close(self) -> None:
         """As Choice's."""
-        self._choice.close()
+        self.choice.close()

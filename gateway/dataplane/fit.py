@@ -5,7 +5,7 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import msgspec
 
@@ -55,7 +55,7 @@ class Fitted(msgspec.Struct, frozen=True):
 
 class Touch(msgspec.Struct, frozen=True):
     """What makes a touched prompt of a prompt: the edits and the sentence behind them, for a model that answers with at
-    most `most` tokens. `measured`: what the untouched one was counted or bounded as."""
+    most `most` tokens, no more than it ever does. `measured`: what the untouched one was counted or bounded as."""
 
     model: ServedModel
     edits: tuple[Edit, ...]
@@ -67,28 +67,27 @@ class Touch(msgspec.Struct, frozen=True):
 async def fitted(prompt: Prompt, texts: tuple[str, ...], touch: Touch) -> Fitted:
     """The touched form of a prompt with these texts. Raises InvalidRequest where the model's template does not take the
     messages, or they cannot be made to fit."""
-    trim, heading, found = _touched(prompt, texts, touch)
+    found = fitted_at_once(prompt, texts, touch)
     if found is not None:
         return found
-    caps = await trim.fit(min(touch.most, touch.model.entry.max_output_tokens))
+    heading = _heading(prompt, touch)
+    trim = _Trim(prompt, touch.model, touch.edits, heading.last)
+    caps = await trim.fit(touch.most)
     return Fitted(trim.prompt, Work(touch.model, trim.texts, caps), heading.added, apart=False)
 
 
 def fitted_at_once(prompt: Prompt, texts: tuple[str, ...], touch: Touch) -> Fitted | None:
     """The same where it certainly fits as it is, which most do; else None. Raises InvalidRequest."""
-    return _touched(prompt, texts, touch)[2]
-
-
-def _touched(prompt: Prompt, texts: tuple[str, ...], touch: Touch) -> tuple["_Trim", "Heading", Fitted | None]:
-    model, kind = touch.model, _kind_of(prompt)
-    heading = headed(model, kind, touch.edits, touch.sentence)
-    most = min(touch.most, model.entry.max_output_tokens)
-    trim = _Trim(prompt, model, touch.edits, heading.last)
-    touched = _inserted(texts, heading.insert) or trim.touch()
+    model, heading, most = touch.model, _heading(prompt, touch), touch.most
+    rewritten = partial(rewrite, prompt, touch.edits, heading.last, system_role=model.system_role)
+    touched = _inserted(texts, heading.insert) or model.render(rewritten())
     if not (_certainly_fits(texts, touched, touch, heading, most) or model.fits(touched, most)):
-        return trim, heading, None
-    apart = kind == CHAT and model.system_role
-    return trim, heading, Fitted(trim.prompt, Work.of(model, touched, most), heading.added, apart)
+        return None
+    return Fitted(rewritten, Work.of(model, touched, most), heading.added, heading.apart)
+
+
+def _heading(prompt: Prompt, touch: Touch) -> "Heading":
+    return headed(touch.model, _kind_of(prompt), touch.edits, touch.sentence)
 
 
 def _certainly_fits(
@@ -222,11 +221,13 @@ def _kind_of(prompt: Prompt) -> int:
 class Heading(msgspec.Struct, frozen=True, gc=False):
     """What stands before a client's words. `last`: its last sentence, filled up. `added`: tokens of all of it; None
     where something is put elsewhere, too. `insert`: where in a rendered text it stands, and as what; None where a
-    template has more than one way. `replaces`: some of the client's words may go."""
+    template has more than one way. `apart`: it is a message of its own. `replaces`: some of the client's words may
+    go."""
 
     last: str | None
     added: int | None
     insert: tuple[int, str] | None
+    apart: bool
     replaces: bool = False
 
 
@@ -234,8 +235,9 @@ class Heading(msgspec.Struct, frozen=True, gc=False):
 def headed(model: ServedModel, kind: int, edits: tuple[Edit, ...], sentence: str | None) -> Heading:
     """For prompts of one kind: the last sentence with as much behind it that what is added fills whole blocks of the
     prefix cache: then what is told of the cache is exact, and no more is read than without it."""
+    apart = kind == CHAT and model.system_role
     if not _heads(edits, sentence):
-        return Heading(sentence, None, None, any(edit.place == "replace" for edit in edits))
+        return Heading(sentence, None, None, apart, any(edit.place == "replace" for edit in edits))
     plain = PLAINEST[kind]
     last, added = _filled(model, plain, edits, sentence)
 
@@ -247,7 +249,7 @@ def headed(model: ServedModel, kind: int, edits: tuple[Edit, ...], sentence: str
     at = len(os.path.commonprefix((before, after)))  # noqa: RUF071 - of characters, as it is
     insert = after[at : at + len(after) - len(before)]
     same = all(_inserted((old,), (at, insert)) == (new,) for old, new in map(touch, _alike(plain)))
-    return Heading(last, added, (at, insert) if same else None)
+    return Heading(last, added, (at, insert) if same else None, apart)
 
 
 def _filled(model: ServedModel, plain: Prompt, edits: tuple[Edit, ...], sentence: str | None) -> tuple[str | None, int]:

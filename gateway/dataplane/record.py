@@ -18,9 +18,17 @@ def record(services: Services, call: Call) -> None:
         if call.usage.prompt_tokens + call.usage.completion_tokens > call.tokens:
             tally.overrun(name)
     if call.disguise is not None:
-        tally.containment(name)
-        if call.disguise.words is not None and call.caller is not None:
-            services.evidence.gave(call.caller.principal, call.disguise.words, call.exchange.arrived_ms)
-        services.evidence.keep(call.disguise.evidence())
+        count_contained(services, call)
+        services.evidence.keep_later(call.disguise.size(), call.disguise.evidence)
         call.disguise.close()
     services.access_log.add(call.line())
+
+
+def count_contained(services: Services, call: Call) -> None:
+    """Count a call that is contained, and what was put into its prompt; once."""
+    if call.disguise is None or call.counted or call.model is None or call.caller is None:
+        return
+    call.counted = True
+    services.tally.containment(call.model.entry.name)
+    if call.disguise.words is not None:
+        services.evidence.gave(call.caller.principal, call.disguise.words, call.exchange.arrived_ms)

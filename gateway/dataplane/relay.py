@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from gateway.core.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.dataplane.call import Call
 from gateway.dataplane.fit import Work
 from gateway.dataplane.generation import Several, Source, open_choices
+from gateway.dataplane.judge import note
 from gateway.dataplane.limits import limit_headers
+from gateway.dataplane.record import count_contained
 from gateway.dataplane.services import Services
 from gateway.dataplane.shape import shape
 from gateway.wire import answers
@@ -50,8 +53,16 @@ async def _open(services: Services, call: Call, work: Work) -> Sequence[Source]:
     assert call.prompt is not None
     call.routes, call.routed_ms = [[] for _ in range(call.choices)], call.exchange.elapsed_ms()
     trace, sampling = call.exchange.header(b"traceparent"), call.prompt.sampling
+    if call.disguise is not None:
+        call.disguise.asked(partial(_meanwhile, services, call))
     choices = await open_choices(services.router, work, call.prompt.n, sampling, trace, call.routes)
     return choices if call.disguise is None else call.disguise.over(choices)
+
+
+def _meanwhile(services: Services, call: Call) -> None:
+    """What nobody waits for, while the model reads."""
+    note(services, call)
+    count_contained(services, call)
 
 
 async def relay(make_writer: MakeWriter, call: Call, choices: Sequence[Source], settle: Settle) -> None:

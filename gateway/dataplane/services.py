@@ -7,6 +7,7 @@ from gateway.dataplane.counting import Counting
 from gateway.dataplane.limits import Plans
 from gateway.dataplane.resting import Resting
 from gateway.dataplane.spreads import Spreads
+from gateway.dataplane.usual import Usual
 from gateway.evidence.writer import Writer
 from gateway.fleet.health import Health
 from gateway.fleet.models import Served
@@ -59,5 +60,7 @@ class Services:
     spreads: Spreads
     counting: Counting = field(default_factory=Counting)
     resting: Resting = field(default_factory=Resting)
+    usual: Usual = field(default_factory=Usual)
+    """Of deciding on ordinary requests."""
     dice: Random = field(default_factory=Random)
     """The chance in decisions: fair, and nobody sees so much of it that it could be foretold."""

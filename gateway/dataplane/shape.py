@@ -4,14 +4,13 @@ Nothing here may fail where an ordinary request would not: what cannot be carrie
 and counted (`catflap_policy_misfits`).
 """
 
-from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 
 from gateway.canary.phrase import Words, sentence_of, words_of
 from gateway.core.decision import Actions, Shadow
 from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Prompt
-from gateway.dataplane.call import Call, Foreseen
+from gateway.dataplane.call import Call
 from gateway.dataplane.disguise import Disguise
 from gateway.dataplane.fit import Fitted, Touch, Work, fitted, fitted_at_once
 from gateway.dataplane.resting import name_of
@@ -22,19 +21,20 @@ from gateway.policy.disguise import Pace, can_shadow, pace, within
 PATIENCE = 0.5
 """The share of a request's longest life that slowness may take."""
 
+REMEMBERED = 4096
+
 
 async def shape(services: Services, call: Call, *, shadow: bool = True) -> Work:
     """What to send for an admitted call. Sets `call.disguise` where that is not what the client is told.
     `shadow`: False once the decoy has failed."""
     assert isinstance(call.model, ServedModel) and call.prompt is not None and call.caller is not None
+    call.disguise = call.foreseen
+    if call.disguise is not None:
+        return call.disguise.work
     usual = Work.of(call.model, call.texts, call.measured.max_tokens)
-    call.disguise = None
     if call.decision is None or not call.decision.actions.contains:
         return usual
     actions = call.decision.actions
-    if call.foreseen is not None and actions.slow is None:
-        call.disguise = Disguise(call, call.foreseen.fitted, shadow=None, words=call.foreseen.words, pace=None)
-        return call.foreseen.fitted.work
     decoy = _decoy(services, call.model, call.prompt, actions.shadow) if shadow else None
     words, sentence = _words(services, call, actions)
     found = None
@@ -61,24 +61,23 @@ def _same(prompt: Prompt) -> Prompt:
     return prompt
 
 
-def foresee(services: Services, call: Call) -> None:
-    """Rewrite before it is known whether the call is admitted, where that can be done at once (judge.py says why)."""
-    if call.decision is None or call.prompt is None or not isinstance(call.model, ServedModel):
-        return
-    actions = call.decision.actions
-    if actions.shadow is not None or actions.max_tokens is not None or not (actions.edits or actions.canary):
-        return  # where it goes, or what it may use, is not settled yet
+def foresee(services: Services, call: Call, actions: Actions) -> Disguise | None:
+    """Rewrite before it is known whether the call is admitted (judge.py says why); None where that cannot be done at
+    once, or is not the only thing that is done."""
+    if actions.shadow or actions.slow or actions.max_tokens is not None or not isinstance(call.model, ServedModel):
+        return None
+    assert call.prompt is not None
     words, sentence = _words(services, call, actions)
-    with suppress(InvalidRequest):  # met again, and counted, when it is shaped
+    try:
         found = fitted_at_once(call.prompt, call.texts, _touch(call, call.model, actions, sentence))
-        call.foreseen = None if found is None else Foreseen(found, words)
+    except InvalidRequest:  # met again, and counted, when it is shaped
+        return None
+    return None if found is None else Disguise(call, found, shadow=None, words=words, pace=None)
 
 
 async def _touched(call: Call, model: ServedModel, actions: Actions, sentence: str | None) -> Fitted | None:
     """The prompt as it is sent to a model; None where the model does not take it."""
     assert call.prompt is not None
-    if call.foreseen is not None and model is call.model:
-        return call.foreseen.fitted
     try:
         return await fitted(call.prompt, call.texts, _touch(call, model, actions, sentence))
     except InvalidRequest:  # its chat template takes the client's messages, and not these
@@ -88,15 +87,18 @@ async def _touched(call: Call, model: ServedModel, actions: Actions, sentence: s
 def _touch(call: Call, model: ServedModel, actions: Actions, sentence: str | None) -> Touch:
     assert isinstance(call.model, ServedModel)
     most = call.measured.max_tokens if model.counter is call.model.counter else 2 * call.measured.max_tokens
-    return Touch(model, actions.edits, sentence, most, call.measured)
+    return Touch(model, actions.edits, sentence, min(most, model.entry.max_output_tokens), call.measured)
 
 
 def _words(services: Services, call: Call, actions: Actions) -> tuple[Words | None, str | None]:
     """The canary's words, and the sentence that asks for them."""
     assert call.caller is not None
-    if not actions.canary:
-        return None, None
-    words = words_of(services.secrets.canary, call.caller.principal)
+    return _canary(services.secrets.canary, call.caller.principal) if actions.canary else (None, None)
+
+
+@lru_cache(REMEMBERED)
+def _canary(key: bytes, principal: str) -> tuple[Words, str]:
+    words = words_of(key, principal)
     return words, sentence_of(words)
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from random import uniform
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -33,6 +33,7 @@ __all__ = ["Evidence", "Writer"]
 
 MAX_WAITING = 2000
 MAX_BYTES = 64 << 20
+AT_ONCE = 256 << 10
 BATCH = 50
 BATCH_BYTES = 4 << 20
 GATHER_S = (0.5, 1.5)
@@ -74,7 +75,7 @@ class Writer:
         self._timeout_s = timeout_s
         self._gather_s = gather_s
         self._now_ms = now_ms
-        self._queue: deque[Bounded] = deque()
+        self._queue: deque[_Taken] = deque()
         self._bytes = 0
         self._uses = Uses()
         self._sealed: tuple[list[Sealed], int] = ([], 0)
@@ -85,9 +86,20 @@ class Writer:
 
     def keep(self, evidence: Evidence) -> None:
         """Take the evidence of one request, if there is room. Never blocks, never raises."""
-        if self._life_ms == 0:
-            return
-        item = bounded(evidence)
+        if self._life_ms:
+            item = bounded(evidence)
+            self._take(_Taken(item.size, lambda: item))
+
+    def keep_later(self, size: int, make: Callable[[], Evidence]) -> None:
+        """The same of what `make` will make, in a thread, when it is sealed: whoever shares a core with this process
+        would wait for that. Of what holds more than AT_ONCE bytes (`size`, about) only the bounded part is kept."""
+        if self._life_ms:
+            if size > AT_ONCE:
+                self.keep(make())
+            else:
+                self._take(_Taken(size, lambda: bounded(make())))
+
+    def _take(self, item: "_Taken") -> None:
         if len(self._queue) >= MAX_WAITING or self._bytes + item.size > MAX_BYTES:
             dropped_total.labels("full").inc()
             return
@@ -162,7 +174,7 @@ class Writer:
 
     async def _seal_batch(self) -> None:
         """The next batch, encrypted in a thread: compression takes milliseconds. It stays until it is written."""
-        batch: list[Bounded] = []
+        batch: list[_Taken] = []
         size = 0
         while self._queue and len(batch) < BATCH and (not batch or size + self._queue[0].size <= BATCH_BYTES):
             batch.append(self._queue.popleft())
@@ -173,8 +185,8 @@ class Writer:
             self._queue.extendleft(reversed(batch))
             raise
 
-    def _seal_all(self, batch: Sequence[Bounded]) -> list[Sealed]:
-        return [self._sealed_row(item) for item in batch]
+    def _seal_all(self, batch: "Sequence[_Taken]") -> list[Sealed]:
+        return [self._sealed_row(item.make()) for item in batch]
 
     def _sealed_row(self, item: Bounded) -> Sealed:
         one = item.evidence
@@ -214,6 +226,13 @@ class Writer:
         elif self._away:
             log.info("evidence_goes_on")
         self._away = problem is not None
+
+
+class _Taken(NamedTuple):
+    """Evidence that waits: about so many bytes."""
+
+    size: int
+    make: Callable[[], Bounded]
 
 
 def end_if_cancelled() -> None:

@@ -11,6 +11,7 @@ Rules go by priority, the highest first, then by id.
 """
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,15 +29,43 @@ class Unrecorded(LookupError):
     """A rule asks of a recorded request what was not asked when it was decided; the rule's id."""
 
 
+class Case(NamedTuple):
+    """What is to be decided. `answers` to what is asked about its words are found once, and `candidates` are the rules
+    that its facts do not rule out at once."""
+
+    facts: Facts
+    ruleset: Ruleset
+    roll: Roll
+    answers: Answers
+    candidates: int
+
+
 def decide(facts: Facts, ruleset: Ruleset, roll: Roll) -> Decision:
     """What to make of a request. Never raises."""
-    return judge(facts, ruleset, roll, None)
+    return decided(case_of(facts, ruleset, roll))
 
 
-def judge(facts: Facts, ruleset: Ruleset, roll: Roll, recorded: Mapping[str, bool] | None) -> Decision:
-    """As `decide`, with the answers about the words taken from a record. Raises Unrecorded where one is missing."""
+def case_of(facts: Facts, ruleset: Ruleset, roll: Roll, recorded: Mapping[str, bool] | None = None) -> Case:
+    """A request's case; `recorded`: the answers about its words, where these are gone."""
     answers = Answers(facts, ruleset.tests, recorded, ruleset.screen)
-    found = ruleset.matcher.match(facts, answers)
+    return Case(facts, ruleset, roll, answers, ruleset.matcher.candidates(facts))
+
+
+def contained(case: Case) -> Decision | None:
+    """The decision on a request that is contained, before the rules are asked that only note something: its actions but
+    for their flags. None where it is not contained. Never raises."""
+    facts, ruleset, roll, answers, candidates = case
+    if not candidates & ruleset.containing:
+        return None
+    found = ruleset.matcher.match(facts, answers, candidates & ruleset.acting)
+    decision = _composed(facts, ruleset, roll, found.yes, found.failed)
+    return decision if decision.actions.contains else None
+
+
+def decided(case: Case) -> Decision:
+    """The whole decision. Raises Unrecorded where an answer is missing from the record."""
+    facts, ruleset, roll, answers, candidates = case
+    found = ruleset.matcher.match(facts, answers, candidates)
     if found.unknown:
         raise Unrecorded(next(_at(ruleset.rules, found.unknown)).id)
     if not (found.yes or found.failed):

@@ -42,6 +42,12 @@ class Policy(NamedTuple):
     def id(self) -> str:
         return self.file.metadata.id
 
+    @property
+    def acts(self) -> bool:
+        """Whether it may change what is done with a request, and does not only note something."""
+        acts = self.throttle is not None or self.actions != Actions(flags=self.actions.flags)
+        return acts and self.file.spec.mode == "enforce"
+
     def __repr__(self) -> str:
         return f"Policy({self.id}: {self.file.spec.match.strip()})"
 

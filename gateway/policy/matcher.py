@@ -76,9 +76,10 @@ class Matcher:
         demands = [_Demands(name, conditions) for name in INDEXED]
         self._index = [each for each in demands if each.masks]
 
-    def match(self, facts: Facts, answers: Answers) -> Matches:
-        """Nothing is unknown where `answers` has the words."""
-        candidates = self._candidates(facts)
+    def match(self, facts: Facts, answers: Answers, candidates: int | None = None) -> Matches:
+        """Of these conditions, or of all that are not ruled out. Nothing is unknown where `answers` has the words."""
+        if candidates is None:
+            candidates = self.candidates(facts)
         if not candidates:
             return NOTHING
         true = failing = 0
@@ -126,7 +127,8 @@ class Matcher:
         answers.given = known[1]
         return known[0]
 
-    def _candidates(self, facts: Facts) -> int:
+    def candidates(self, facts: Facts) -> int:
+        """Bits of the conditions that are not ruled out at once."""
         candidates = self._all
         for demands in self._index:
             candidates &= demands.masks.get(demands.of(facts), demands.other)

@@ -8,7 +8,7 @@ import msgspec
 from gateway.core.decision import Decision, Held
 from gateway.core.facts import Facts, Roll
 from gateway.core.record import MAX_ANSWERS, Record
-from gateway.policy.decide import holds_back, judge
+from gateway.policy.decide import case_of, decided, holds_back
 from gateway.policy.ruleset import Ruleset
 from gateway.policy.text import Answers
 
@@ -79,7 +79,7 @@ def record_of(facts: Facts, roll: Roll, decision: Decision, request: str = "") -
 def explain(record: Record, ruleset: Ruleset) -> Decision:
     """The decision that was made. Raises Unrecorded where `ruleset` asks what was not asked then (another version), or
     what was left out of the record."""
-    return judge(record.facts, ruleset, record.roll, record.answers)
+    return decided(case_of(record.facts, ruleset, record.roll, record.answers))
 
 
 def accounts(record: Record, ruleset: Ruleset) -> tuple[Account, ...]:

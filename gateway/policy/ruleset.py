@@ -22,7 +22,8 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 class Ruleset(NamedTuple):
     """`version`: hash of the content, so that equal rules have equal names wherever they came from. `policies`: all;
-    `rules`: those that are not off, the highest priority first; bits of `matcher` go by their index."""
+    `rules`: those that are not off, the highest priority first; bits of `matcher` go by their index. `acting`: bits of
+    those that do more than note something; `containing`: of those that contain."""
 
     version: str
     policies: tuple[Policy, ...]
@@ -30,6 +31,8 @@ class Ruleset(NamedTuple):
     matcher: Matcher
     tests: dict[str, Test]
     screen: Screen | None
+    acting: int
+    containing: int
     as_usual: Decision
     composed: dict[tuple[int, int, bool, bool], Decision]
     """What was made of rules that hold, where neither time nor chance has a say (decide.py)."""
@@ -70,5 +73,19 @@ def _compiled(policies: tuple[Policy, ...]) -> Ruleset:
     predicates = {predicate.id: predicate for policy in rules for predicate in policy.condition.predicates}
     tests = {name: compile_predicate(predicate) for name, predicate in predicates.items()}
     matcher = Matcher([policy.condition for policy in rules])
-    as_usual = Decision(ruleset=version, reason=AS_USUAL)
-    return Ruleset(version, policies, rules, matcher, tests, screen_of(predicates.values()), as_usual, {})
+    return Ruleset(
+        version=version,
+        policies=policies,
+        rules=rules,
+        matcher=matcher,
+        tests=tests,
+        screen=screen_of(predicates.values()),
+        acting=_bits(policy.acts for policy in rules),
+        containing=_bits(policy.acts and policy.contains for policy in rules),
+        as_usual=Decision(ruleset=version, reason=AS_USUAL),
+        composed={},
+    )
+
+
+def _bits(those: Iterable[bool]) -> int:
+    return sum(1 << index for index, one in enumerate(those) if one)

@@ -16,7 +16,7 @@ from sqlalchemy import func, make_url, select, text
 
 from gateway.canary.phrase import words_of
 from gateway.evidence import read, writer
-from gateway.evidence.content import Content
+from gateway.evidence.content import MAX_TEXT, Content
 from gateway.evidence.read import read_evidence
 from gateway.evidence.seal import Seal, Unreadable
 from gateway.evidence.writer import DAY_MS, Evidence, Writer
@@ -99,6 +99,50 @@ async def test_what_has_no_room_to_wait_is_not_made_to(database: Database, monke
         on.keep(one(1))
         on.keep(one(2))
         await eventually(lambda: count(database, "evidence"))
+
+
+async def test_what_is_kept_later_is_put_together_when_it_is_written_and_not_on_the_event_loop(
+    database: Database,
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def make() -> Evidence:
+        threads.append(threading.current_thread())
+        return one()
+
+    on = Writer(database, Seal([SECRET]), days=30, gather_s=(0.1, 0.2))
+    async with writing(on):
+        on.keep_later(5000, make)
+        assert not threads
+        await eventually(lambda: count(database, "evidence"))
+    assert threads
+    assert threading.current_thread() not in threads
+    opened = await read_evidence(database, Seal([SECRET]), "req_1", reader="ann", reason="ticket 7")
+    assert opened is not None
+    assert PLAIN in opened.content.asked.text
+
+
+async def test_of_what_is_large_only_its_bounded_part_waits(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "AT_ONCE", 10_000)
+    made: list[int] = []
+
+    def make() -> Evidence:
+        made.append(1)
+        return one(size=MAX_TEXT)
+
+    before, on = lost("full"), writer_of(sqlite)
+    on.keep_later(10_000, make)
+    assert not made
+    on.keep_later(10_001, make)
+    assert made
+    monkeypatch.setattr(writer, "MAX_BYTES", on._bytes + 5000)
+    on.keep_later(5001, make)
+    assert lost("full") - before == 1
+    on.keep_later(5000, make)
+    await on.close()
+    assert await count(sqlite, "evidence") == 1, "all were of one request"
+    for_none = writer_of(sqlite, days=0)
+    for_none.keep_later(10_001, lambda: pytest.fail("nothing is kept, so nothing is made"))
 
 
 async def test_nothing_readable_is_in_the_database(database: Database, database_url: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.core.decision import Actions, Decision, Edit, Refusal, Shadow, Slow
 from gateway.core.facts import Facts, NowFacts, PrincipalFacts, Roll, now_facts
 from gateway.policy import decide as room
-from gateway.policy.decide import decide
+from gateway.policy.decide import case_of, contained, decide, decided
 from gateway.policy.model import CONTAINING
 from gateway.policy.rollout import chosen, subject_roll
 from gateway.policy.schedule import Times, unix_of
@@ -330,6 +330,42 @@ def test_what_was_decided_before_changes_no_decision(asked: list[tuple[Any, ...]
         )
         roll = Roll(subject=chance, request=chance)
         assert decide(known, used, roll) == decide(known, used._replace(composed={}), roll)
+
+
+@given(st.lists(st.tuples(st.sampled_from(['principal.state == "contained"', "true", "request.n > 5"]),
+                          st.sampled_from([CAT, DENY, FLAG, "{cap: {max_tokens: 5}}", "{throttle: {percent: 40}}",
+                                           "{slow: {low: 0.1, high: 0.2}}", "{canary: {}}"]),
+                          st.booleans(), st.sampled_from(["enforce", "log"])), max_size=6),
+       st.sampled_from(["contained", "normal"]), st.booleans(), st.integers(0, 2**64 - 1))  # fmt: skip
+def test_what_is_done_with_who_is_contained_is_known_before_rules_are_asked_that_only_note_something(
+    asked: list[tuple[str, str, bool, str]], state: str, never: bool, dice: int
+) -> None:
+    rules = [
+        policy(match, action, *(["{flag: noted}"] if flagged and action != FLAG else []), name=f"r{n}", mode=mode)
+        for n, (match, action, flagged, mode) in enumerate(asked)
+    ]
+    used = ruleset(*rules, policy("request.n > 5", name="other"))
+    known, roll = msgspec.structs.replace(facts(state=state), never_contain=never), Roll(request=dice)
+    early, whole = contained(case_of(known, used, roll)), decide(known, used, roll)
+    assert (early is not None) == whole.actions.contains
+    if early is not None:
+        assert msgspec.structs.replace(early.actions, flags=whole.actions.flags) == whole.actions
+        assert set(early.matched) <= set(whole.matched)
+
+
+def test_rules_that_only_note_something_are_not_asked_before_who_is_contained_is_known() -> None:
+    asking = 'request.user_text.contains("cat")'
+    used = ruleset(
+        policy('principal.state == "contained"', CAT, name="cat"),
+        policy(asking, "{flag: a}", name="flag"),
+        policy(asking, CAT, name="tried", mode="log"),
+    )
+    case = case_of(facts("a cat", state="contained"), used, ROLL)
+    early = contained(case)
+    assert early is not None
+    assert (early.matched, case.answers.given) == (("cat",), {})
+    whole = decided(case)
+    assert (whole.matched, whole.logged, list(whole.answers.values())) == (("cat", "flag"), ("tried",), [True])
 
 
 def test_who_is_in_a_rollout_is_asked_every_time() -> None:

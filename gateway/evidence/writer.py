@@ -211,6 +211,19 @@ class Writer:
     async def _commit(
         self, write: Callable[[AsyncConnection, Sequence[Row]], Awaitable[None]], rows: Sequence[Row]
     ) -> None:
+        """To its end, or to its timeout, also when this is cancelled: a SQLite connection that is left within a
+        transaction keeps the lock, and whoever writes next waits for it in vain (seen with aiosqlite 0.22)."""
+        writing = asyncio.create_task(self._committed(write, rows))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            writing.exception()  # it is written again, so its failure is nobody's
+            raise
+
+    async def _committed(
+        self, write: Callable[[AsyncConnection, Sequence[Row]], Awaitable[None]], rows: Sequence[Row]
+    ) -> None:
         async with asyncio.timeout(self._timeout_s), self._database.write() as connection:
             await write(connection, rows)
 

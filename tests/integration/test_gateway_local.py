@@ -7,6 +7,7 @@ import pytest_asyncio
 
 from gateway.core.event import RequestEvent
 from gateway.identity.issue import IssuedKey
+from gateway.quota.gateways import KEY
 from tests.support.eventually import eventually
 from tests.support.gateways import Gateway, World, in_the_world
 
@@ -19,6 +20,7 @@ HEARD = "catflap_gateways_live"
 async def gateways(world: World) -> AsyncIterator[list[Gateway]]:
     """Two gateways that go on alone, and know of each other; the world's own two are counted with them."""
     environment = {**world.environment, "CATFLAP_REDIS_AWAY": "local"}
+    await eventually(partial(no_others, world), within_s=20, what="that no gateway of earlier tests counts any more")
     started = [Gateway(f"local{number}", world.folder, environment) for number in range(2)]
     for gateway in started:
         gateway.start()
@@ -35,6 +37,11 @@ async def gateways(world: World) -> AsyncIterator[list[Gateway]]:
     finally:
         for gateway in started:
             gateway.stop()
+
+
+async def no_others(world: World) -> bool:
+    seconds, _ = await world.redis.time()
+    return int(await world.redis.zcount(KEY, seconds * 1000, "+inf")) == len(world.gateways)
 
 
 async def test_while_redis_is_away_gateways_give_their_parts_of_a_limit_and_the_record_comes_when_it_is_back(

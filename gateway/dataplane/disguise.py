@@ -1,19 +1,19 @@
 """A contained request: what it really used is kept, what its client is told is what it would have been."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable
 from itertools import chain
 from random import Random
 
 import msgspec
 
-from gateway.canary.phrase import Words, phrase_of
+from gateway.canary.phrase import Words
 from gateway.core.delta import Delta, Usage
 from gateway.core.event import RequestEvent
-from gateway.core.fold import fold
 from gateway.dataplane.call import Call, count_into
-from gateway.dataplane.fit import Fitted, more_tokens
+from gateway.dataplane.fit import Fitted
+from gateway.dataplane.heard import Heard
+from gateway.dataplane.more import More
 from gateway.evidence.writer import Evidence
 from gateway.fleet.models import ServedModel, region_of
 from gateway.fleet.router import Choice
@@ -21,17 +21,16 @@ from gateway.policy.disguise import Pace, Retelling, beyond, told, told_finish
 from gateway.quota.note import cost_of
 
 LATER_S = 0.001
-TAIL = 400
-"""Characters before a piece of an answer in which a phrase may begin that it ends: the longest, and some more."""
+"""A moment: whoever is woken by what was just sent may be about to run on this very core."""
 
 
 class Disguise:
     """See the module. `shadow`: who serves in the model's place. `words`: of the canary. `pace`: before which nothing
     is told."""
 
-    __slots__ = ("_added", "_answers", "_apart", "_borders", "_choices", "_counting", "_draft", "_every_frame",
-                 "_heard", "_nominal", "_real_prompts", "_said", "_steps", "_tails", "_timer", "_touched", "_unheard",
-                 "call", "pace", "real", "retells", "shadow", "words", "work")  # fmt: skip
+    __slots__ = ("_added", "_apart", "_choices", "_draft", "_every_frame", "_heard", "_more", "_nominal",
+                 "_real_prompts", "_steps", "_timer", "_touched", "call", "pace", "real", "retells", "shadow", "words",
+                 "work")  # fmt: skip
 
     def __init__(
         self, call: Call, fitted: Fitted, *, shadow: str | None, words: Words | None, pace: Pace | None
@@ -43,14 +42,9 @@ class Disguise:
         self.retells = fitted.work.model.counter is not call.model.counter
         """Another model's tokens are to be counted as the nominal one's."""
         self.real, self._real_prompts = Usage(), dict[int, int]()
-        self._unheard: list[tuple[int, str]] = []
-        self._answers: defaultdict[int, list[str]] = defaultdict(list)
-        self._tails: defaultdict[int, str] = defaultdict(str)
-        self._said = False
-        self._heard = False
+        self._heard = Heard(words)
+        self._more = More(call.model.counter, call.texts, fitted.work.texts)
         self._draft: RequestEvent | None = None
-        self._borders: list[int | None] | None = None  # once they have been looked at
-        self._counting: asyncio.Task[tuple[list[int], list[int]]] | None = None
         self._every_frame = call.endpoint == "generate" and call.prompt.stream  # may tell its counts with each of them
         self._steps: list[Callable[[], object]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -62,7 +56,7 @@ class Disguise:
         self._later(self._prepare)
 
     def _later(self, step: Callable[[], object]) -> None:
-        """What nobody waits for. Not at once: the model's server may be about to run on this very core."""
+        """What nobody waits for."""
         self._steps.append(step)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(LATER_S, self._run)
@@ -75,31 +69,7 @@ class Disguise:
     def _prepare(self) -> None:
         self._draft = self._drafted()
         if self._every_frame:  # its counts are told with the first frame, too
-            self._look()
-
-    async def _more(self, text: int) -> int:
-        """Tokens that the touched form of this text has more than the untouched one."""
-        at_border = self._look()[text]
-        if at_border is not None:
-            return at_border
-        untouched, touched = await self._counts()
-        return touched[text] - untouched[text]
-
-    def _look(self) -> list[int | None]:
-        if self._borders is None:
-            pairs = zip(self.call.texts, self.work.texts, strict=True)
-            self._borders = [more_tokens(self._nominal.counter, *pair) for pair in pairs]
-        return self._borders
-
-    async def _counts(self) -> tuple[list[int], list[int]]:
-        """Tokens of the untouched texts and of the touched ones, by the tokenizer of the model that is named."""
-        if self._counting is None:
-            self._counting = asyncio.create_task(asyncio.to_thread(self._count_now))
-        return await asyncio.shield(self._counting)
-
-    def _count_now(self) -> tuple[list[int], list[int]]:
-        count = self._nominal.counter.count_now
-        return [count(text) for text in self.call.texts], [count(text) for text in self.work.texts]
+            self._more.look()
 
     def over(self, choices: list[Choice]) -> "list[DisguisedChoice]":
         """Choices that tell what the client is to be told."""
@@ -108,23 +78,16 @@ class Disguise:
         return self._choices
 
     def hear(self, delta: Delta) -> None:
-        """Keep what the delta really used, and soon what it says."""
+        """Keep what the delta really used, and what it says."""
         count_into(self.real, self._real_prompts, delta, self.call.choices, len(self.work.texts))
-        self._unheard.append((delta.choice, delta.text))
+        self._heard.add(delta.choice, delta.text)
 
     def catch_up(self) -> None:
         """Look at what has been heard: when it has been told, and the model is at its next word, so that nobody waits
         for that."""
-        if self._unheard and not (self._heard or self._apart):
-            self._later(self._look)
-        self._heard = self._heard or bool(self._unheard)
-        for choice, text in self._unheard:
-            self._answers[choice].append(text)
-            if self.words is not None and not self._said:
-                seen = self._tails[choice] + text
-                self._said = _may_say(self.words, seen) and phrase_of(self.words) in fold(seen)
-                self._tails[choice] = seen[-TAIL:]
-        self._unheard.clear()
+        first = self._heard.catch_up()
+        if first and not (self._apart or self.call.settled):
+            self._later(self._more.look)
 
     async def tell(self, delta: Delta) -> None:
         """Put what the client is told in the place of what was used."""
@@ -135,14 +98,14 @@ class Disguise:
         if not delta.prompt_tokens:
             return
         if self.retells:  # of another tokenizer's count only the share can be told
-            untouched, touched = (counts[text] for counts in await self._counts())
+            untouched, touched = (counts[text] for counts in await self._more.counts())
             delta.cached_tokens = delta.cached_tokens * touched // delta.prompt_tokens
             delta.prompt_tokens = touched + self._nominal.entry.special_tokens
             self._tell_prompt(delta, touched - untouched)
         elif self._added is not None and (self._apart or self._may_wait(delta)):
             self._tell_prompt(delta, self._added)
         else:
-            self._tell_prompt(delta, await self._more(text))
+            self._tell_prompt(delta, await self._more.of(text))
 
     def _may_wait(self, delta: Delta) -> bool:
         """The first token goes out at once, with a count that is near enough; who sees it sees the exact one later."""
@@ -176,7 +139,7 @@ class Disguise:
         kv_cost = call.kv_cost_of(price, self.real) if price.kv else 0
         return msgspec.structs.replace(
             draft,
-            canary_said=self._said,
+            canary_said=self._heard.said,
             beyond_prompt_tokens=more.prompt_tokens,
             beyond_cached_tokens=more.cached_tokens,
             beyond_completion_tokens=more.completion_tokens,
@@ -193,8 +156,7 @@ class Disguise:
     def size(self) -> int:
         """About the bytes that its evidence holds."""
         self.catch_up()
-        pieces = chain(self.call.texts, self.work.texts, *self._answers.values())
-        return 4 * sum(map(len, pieces))
+        return 4 * (sum(map(len, chain(self.call.texts, self.work.texts))) + self._heard.characters)
 
     def evidence(self) -> Evidence:
         """What is kept for operators."""
@@ -207,20 +169,14 @@ class Disguise:
             at_ms=call.exchange.arrived_ms,
             asked=msgspec.json.encode(call.prompt),
             sent=msgspec.json.encode(self._touched()),
-            answers=tuple("".join(self._answers[choice]) for choice in range(call.choices)),
+            answers=tuple(map(self._heard.answer, range(call.choices))),
         )
 
     def close(self) -> None:
         """The request is over."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._counting is not None:
-            self._counting.cancel()
-
-
-def _may_say(words: Words, seen: str) -> bool:
-    """A look before folding, which costs ten times as much: whether the phrase's last word is there."""
-    return not seen.isascii() or words[-1] in seen.lower()
+        self._more.close()
 
 
 class DisguisedChoice:

@@ -3,7 +3,6 @@ context beside the answer that was granted."""
 
 import asyncio
 import os
-import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
@@ -14,7 +13,6 @@ from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Message, Prompt
 from gateway.dataplane.measure import Measured
 from gateway.fleet.models import ServedModel
-from gateway.fleet.tokens import TokenCounter
 from gateway.policy.disguise import cut, excess, pieces_of, with_piece, worth_cutting
 from gateway.policy.rewrite import rewrite
 
@@ -169,28 +167,6 @@ def _bytes_added(before: Sequence[str], after: Sequence[str]) -> int:
 
 def _size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-_WORDS = re.compile("[A-Za-z](?= [A-Za-z])")
-BORDER = 16
-"""Characters behind what was added that are counted with it at least."""
-MOST_BORDER = 2000
-
-
-def more_tokens(counter: TokenCounter, untouched: str, touched: str) -> int | None:
-    """How many tokens the touched text has more, where that can be told from the border alone between what was added
-    and what follows: from there to the end of a word, behind which both have the same tokens. Else None."""
-    if untouched == touched:
-        return 0
-    start = len(os.path.commonprefix((untouched[:MOST_BORDER], touched[:MOST_BORDER])))  # noqa: RUF071 - of characters
-    rest = untouched[start:]
-    if not counter.local or start == MOST_BORDER or not touched.endswith(rest) or len(touched) < len(untouched):
-        return None
-    word = _WORDS.search(rest, BORDER)
-    upto = len(rest) if word is None else word.end()
-    if upto > MOST_BORDER:
-        return None
-    return counter.count_now(touched[: len(touched) - len(rest) + upto]) - counter.count_now(untouched[: start + upto])
 
 
 # -- whole blocks

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from gateway.core.decision import Edit
 from gateway.core.delta import Usage
 from gateway.core.prompt import Message, Prompt
-from gateway.dataplane.fit import CHAT, Fitted, Touch, fitted, headed, more_tokens
+from gateway.dataplane.fit import CHAT, Fitted, Touch, fitted, headed
 from gateway.dataplane.measure import Measured
+from gateway.dataplane.more import more_tokens
 from gateway.fleet.file import Model, TritonModel
 from gateway.fleet.models import ServedModel
 from gateway.fleet.tokens import ByteCounter, TokenCounter, read_counter

@@ -1,0 +1,52 @@
+"""What the answers to a contained request say: kept as evidence, and searched for its principal's phrase."""
+
+from collections import defaultdict
+
+from gateway.canary.phrase import Words, phrase_of
+from gateway.core.fold import fold
+
+TAIL = 400
+"""Characters before a piece of an answer in which a phrase may begin that it ends: the longest, and some more."""
+
+
+class Heard:
+    """Pieces of answers, by choice. They are looked at not when they come but with `catch_up`. `words`: of the phrase;
+    None where none was asked for."""
+
+    def __init__(self, words: Words | None) -> None:
+        self._words = words
+        self._fresh: list[tuple[int, str]] = []
+        self._pieces: defaultdict[int, list[str]] = defaultdict(list)
+        self._tails: defaultdict[int, str] = defaultdict(str)
+        self.said = False
+        """The phrase."""
+
+    def add(self, choice: int, text: str) -> None:
+        """A piece of this choice's answer."""
+        self._fresh.append((choice, text))
+
+    def catch_up(self) -> bool:
+        """Look at what has come since; whether that is the first."""
+        first = bool(self._fresh) and not self._pieces
+        for choice, text in self._fresh:
+            self._pieces[choice].append(text)
+            if self._words is not None and not self.said:
+                seen = self._tails[choice] + text
+                self.said = _may_say(self._words, seen) and phrase_of(self._words) in fold(seen)
+                self._tails[choice] = seen[-TAIL:]
+        self._fresh.clear()
+        return first
+
+    def answer(self, choice: int) -> str:
+        """What this choice has said."""
+        return "".join(self._pieces.get(choice, ()))
+
+    @property
+    def characters(self) -> int:
+        """Of all that was said."""
+        return sum(sum(map(len, pieces)) for pieces in self._pieces.values())
+
+
+def _may_say(words: Words, seen: str) -> bool:
+    """A look before folding, which costs ten times as much: whether the phrase's last word is there."""
+    return not seen.isascii() or words[-1] in seen.lower()

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Callable
-from itertools import chain
+from functools import cached_property, partial
 from random import Random
 
 import msgspec
+from msgspec.json import encode
 
 from gateway.canary.phrase import Words
 from gateway.core.delta import Delta, Usage
 from gateway.core.event import RequestEvent
+from gateway.core.prompt import Prompt
 from gateway.dataplane.call import Call, count_into
 from gateway.dataplane.fit import Fitted
 from gateway.dataplane.heard import Heard
@@ -26,33 +28,57 @@ LATER_S = 0.001
 
 class Disguise:
     """See the module. `shadow`: who serves in the model's place. `words`: of the canary. `pace`: before which nothing
-    is told."""
+    is told. It is made while its request waits, so whatever is not needed by then is made later, when it is."""
 
-    __slots__ = ("_added", "_apart", "_choices", "_draft", "_every_frame", "_heard", "_more", "_nominal",
-                 "_real_prompts", "_steps", "_timer", "_touched", "call", "pace", "real", "retells", "shadow", "words",
-                 "work")  # fmt: skip
+    _draft: RequestEvent | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def __init__(
         self, call: Call, fitted: Fitted, *, shadow: str | None, words: Words | None, pace: Pace | None
     ) -> None:
-        assert isinstance(call.model, ServedModel) and call.prompt is not None
-        self.call, self.work, self.pace, self.shadow, self.words = call, fitted.work, pace, shadow, words
+        self.call, self.work, self.shadow, self.words, self.pace = call, fitted.work, shadow, words, pace
         self._touched, self._added, self._apart = fitted.touched, fitted.added, fitted.apart
-        self._nominal = call.model
-        self.retells = fitted.work.model.counter is not call.model.counter
-        """Another model's tokens are to be counted as the nominal one's."""
-        self.real, self._real_prompts = Usage(), dict[int, int]()
-        self._heard = Heard(words)
-        self._more = More(call.model.counter, call.texts, fitted.work.texts)
-        self._draft: RequestEvent | None = None
-        self._every_frame = call.endpoint == "generate" and call.prompt.stream  # may tell its counts with each of them
         self._steps: list[Callable[[], object]] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._choices = [DisguisedChoice(self) for _ in range(call.choices)]
+
+    @cached_property
+    def real(self) -> Usage:
+        """What was really used."""
+        return Usage()
+
+    @cached_property
+    def retells(self) -> bool:
+        """Whether another model's tokens are to be counted as the nominal one's."""
+        return self.work.model.counter is not self._nominal.counter
+
+    @cached_property
+    def _nominal(self) -> ServedModel:
+        assert isinstance(self.call.model, ServedModel)
+        return self.call.model
+
+    @cached_property
+    def _every_frame(self) -> bool:
+        """Whether each frame may tell the counts, the first one, too."""
+        return self.call.endpoint == "generate" and self.call.prompt is not None and self.call.prompt.stream
+
+    @cached_property
+    def _real_prompts(self) -> dict[int, int]:
+        return {}
+
+    @cached_property
+    def _heard(self) -> Heard:
+        return Heard(self.words)
+
+    @cached_property
+    def _more(self) -> More:
+        return More(self._nominal.counter, self.call.texts, self.work.texts)
+
+    @cached_property
+    def _choices(self) -> "list[DisguisedChoice]":
+        return [DisguisedChoice(self) for _ in range(self.call.choices)]
 
     def asked(self, prepare: Callable[[], None]) -> None:
         """The model is being asked: while it reads, `prepare` is called and what is known already is put together."""
-        self._later(prepare)
+        self._steps.append(prepare)
         self._later(self._prepare)
 
     def _later(self, step: Callable[[], object]) -> None:
@@ -68,19 +94,21 @@ class Disguise:
 
     def _prepare(self) -> None:
         self._draft = self._drafted()
-        if self._every_frame:  # its counts are told with the first frame, too
+        if self._every_frame:
             self._more.look()
+        _ = self.real, self._real_prompts, self._heard, self._choices, self.retells  # there for the first token
 
     def over(self, choices: list[Choice]) -> "list[DisguisedChoice]":
         """Choices that tell what the client is to be told."""
-        for disguised, choice in zip(self._choices, choices, strict=True):
-            disguised.choice = choice
-        return self._choices
+        disguised = self._choices
+        for at, choice in enumerate(choices):
+            disguised[at].choice = choice
+        return disguised
 
     def hear(self, delta: Delta) -> None:
         """Keep what the delta really used, and what it says."""
         count_into(self.real, self._real_prompts, delta, self.call.choices, len(self.work.texts))
-        self._heard.add(delta.choice, delta.text)
+        self._heard.fresh.append((delta.choice, delta.text))
 
     def catch_up(self) -> None:
         """Look at what has been heard: when it has been told, and the model is at its next word, so that nobody waits
@@ -91,21 +119,23 @@ class Disguise:
 
     async def tell(self, delta: Delta) -> None:
         """Put what the client is told in the place of what was used."""
-        text = delta.choice * len(self.work.texts) // self.call.choices
         if delta.finish_reason is not None:
-            lowered = self.work.max_tokens[text] < self.call.measured.max_tokens and not self.retells
+            lowered = self.work.max_tokens[self._text_of(delta)] < self.call.measured.max_tokens and not self.retells
             delta.finish_reason = told_finish(delta.finish_reason, lowered=lowered)
         if not delta.prompt_tokens:
             return
         if self.retells:  # of another tokenizer's count only the share can be told
-            untouched, touched = (counts[text] for counts in await self._more.counts())
+            untouched, touched = (counts[self._text_of(delta)] for counts in await self._more.counts())
             delta.cached_tokens = delta.cached_tokens * touched // delta.prompt_tokens
             delta.prompt_tokens = touched + self._nominal.entry.special_tokens
             self._tell_prompt(delta, touched - untouched)
         elif self._added is not None and (self._apart or self._may_wait(delta)):
             self._tell_prompt(delta, self._added)
         else:
-            self._tell_prompt(delta, await self._more.of(text))
+            self._tell_prompt(delta, await self._more.of(self._text_of(delta)))
+
+    def _text_of(self, delta: Delta) -> int:
+        return delta.choice * len(self.work.texts) // self.call.choices
 
     def _may_wait(self, delta: Delta) -> bool:
         """The first token goes out at once, with a count that is near enough; who sees it sees the exact one later."""
@@ -132,7 +162,7 @@ class Disguise:
         """The event of what was told, with what operators know beside it."""
         self.catch_up()
         draft, call = self._draft, self.call
-        if draft is None or draft.attempts != call.attempts:  # it went elsewhere since
+        if draft is None or not self._holds(draft):
             draft = self._drafted()
         price, so_far = self.work.model.price, call.so_far()
         more = beyond(self.real, call.usage)
@@ -153,30 +183,33 @@ class Disguise:
         told_event = self.call.told_event()
         return msgspec.structs.replace(told_event, contained=True, shadow=self.shadow, region=region)
 
-    def size(self) -> int:
-        """About the bytes that its evidence holds."""
-        self.catch_up()
-        return 4 * (sum(map(len, chain(self.call.texts, self.work.texts))) + self._heard.characters)
-
-    def evidence(self) -> Evidence:
-        """What is kept for operators."""
+    def _holds(self, draft: RequestEvent) -> bool:
+        """Nothing was decided since, nor has any choice gone elsewhere."""
         call = self.call
-        assert call.caller is not None
-        return Evidence(
-            request=call.exchange.request_id,
-            organisation=call.caller.organisation,
-            principal=call.caller.principal,
-            at_ms=call.exchange.arrived_ms,
-            asked=msgspec.json.encode(call.prompt),
-            sent=msgspec.json.encode(self._touched()),
-            answers=tuple(map(self._heard.answer, range(call.choices))),
-        )
+        return draft.record is call.record and (draft.upstream, draft.attempts) == (call.upstream, call.attempts)
+
+    def evidence(self) -> tuple[int, Callable[[], Evidence]]:
+        """About how many bytes what is kept for operators holds until it is made, and what makes it."""
+        self.catch_up()
+        call = self.call
+        assert call.caller is not None and call.prompt is not None
+        whose = call.exchange.request_id, call.caller.organisation, call.caller.principal, call.exchange.arrived_ms
+        size = 2 * call.exchange.body_bytes + 4 * self._heard.characters
+        return size, partial(_evidence, whose, call.prompt, self._touched, self._heard, call.choices)
 
     def close(self) -> None:
         """The request is over."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer, self._steps = None, []
         self._more.close()
+
+
+def _evidence(
+    whose: tuple[str, str, str, int], asked: Prompt, touched: Callable[[], Prompt], heard: Heard, choices: int
+) -> Evidence:
+    sent = touched()
+    return Evidence(*whose, encode(asked), encode(sent), tuple(map(heard.answer, range(choices))))
 
 
 class DisguisedChoice:

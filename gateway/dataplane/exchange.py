@@ -32,7 +32,7 @@ class Exchange:
     """See the module. `stopped` says why the task was cancelled, if it was by us."""
 
     __slots__ = ("_body_s", "_has_body", "_looked", "_loop", "_receive", "_send", "_started", "_task", "_timer",
-                 "_watch", "arrived", "arrived_ms", "dialect", "headers", "path", "peer", "request_id",
+                 "_watch", "arrived", "arrived_ms", "body_bytes", "dialect", "headers", "path", "peer", "request_id",
                  "request_timeout", "status", "stopped")  # fmt: skip
 
     def __init__(
@@ -54,6 +54,7 @@ class Exchange:
         self.request_timeout = request_s
         self.status = 0
         self.stopped: Stopped | None = None
+        self.body_bytes = 0
         self._body_s = body_s
         self._has_body = self._looked = False
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(min(body_s, WATCH_AFTER_S), self._look)
@@ -77,7 +78,7 @@ class Exchange:
             body = await self._rest(message, limit)
         if len(body) > limit:
             raise BodyTooLarge(f"The body is larger than {limit} bytes.")
-        self._has_body = True
+        self._has_body, self.body_bytes = True, len(body)
         if self._looked:  # and found no body yet: the timer runs for that
             self._cancel_timer()
             self._timer = self._loop.call_later(WATCH_AFTER_S, self._start_watch)

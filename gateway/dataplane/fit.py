@@ -4,14 +4,13 @@ context beside the answer that was granted."""
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import msgspec
 
 from gateway.core.decision import Edit
 from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Message, Prompt
-from gateway.dataplane.measure import Measured
 from gateway.fleet.models import ServedModel
 from gateway.policy.disguise import cut, excess, pieces_of, with_piece, worth_cutting
 from gateway.policy.rewrite import rewrite
@@ -22,7 +21,8 @@ ROUNDS = 14
 """Each of them leaves out twice as much as the one before: no text is so odd that it does not fit then."""
 LEAST_OUTPUT = 16
 """Tokens of output for which words are left out in any case."""
-REMEMBERED = 4096
+MOST_CHEAP = 1 << 16
+"""Characters of texts that are touched before it is known whether their request is admitted."""
 SPARE = 8
 """Tokens kept free where the sum of two counts stands for the count of the whole."""
 
@@ -51,52 +51,68 @@ class Fitted(msgspec.Struct, frozen=True):
     apart: bool
 
 
-class Touch(msgspec.Struct, frozen=True):
-    """What makes a touched prompt of a prompt: the edits and the sentence behind them, for a model that answers with at
-    most `most` tokens, no more than it ever does. `measured`: what the untouched one was counted or bounded as."""
+class Touch:
+    """What makes touched prompts of untouched ones: the edits, and the sentence behind them, for a model."""
 
-    model: ServedModel
-    edits: tuple[Edit, ...]
-    sentence: str | None
-    most: int
-    measured: Measured
+    __slots__ = ("_headings", "edits", "model", "sentence")
 
+    def __init__(self, model: ServedModel, edits: tuple[Edit, ...], sentence: str | None) -> None:
+        self.model, self.edits, self.sentence = model, edits, sentence
+        self._headings: dict[int, Heading] = {}
 
-async def fitted(prompt: Prompt, texts: tuple[str, ...], touch: Touch) -> Fitted:
-    """The touched form of a prompt with these texts. Raises InvalidRequest where the model's template does not take the
-    messages, or they cannot be made to fit."""
-    found = fitted_at_once(prompt, texts, touch)
-    if found is not None:
+    def heading(self, prompt: Prompt) -> "Heading":
+        """What stands before the words of a prompt; found out once for those of its kind. Raises InvalidRequest."""
+        kind = _kind_of(prompt)
+        found = self._headings.get(kind)
+        if found is None:
+            found = self._headings[kind] = headed(self.model, kind, self.edits, self.sentence)
         return found
-    heading = _heading(prompt, touch)
-    trim = _Trim(prompt, touch.model, touch.edits, heading.last)
-    caps = await trim.fit(touch.most)
+
+    def rewritten(self, prompt: Prompt, heading: "Heading") -> Callable[[], Prompt]:
+        """Makes the whole of the touched prompt."""
+        return partial(rewrite, prompt, self.edits, heading.last, system_role=self.model.system_role)
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """A prompt with its texts, and the most tokens that are to answer it, no more than the model ever gives. `counts`:
+    tokens that the model's tokenizer makes of each text, or a bound of them; empty where nobody has looked."""
+
+    prompt: Prompt
+    texts: tuple[str, ...]
+    most: int
+    counts: Sequence[int] = ()
+
+
+async def fitted(asked: Asked, touch: Touch) -> Fitted:
+    """The touched form of a prompt. Raises InvalidRequest where the model's template does not take the messages, or
+    they cannot be made to fit."""
+    heading = touch.heading(asked.prompt)
+    rewritten = touch.rewritten(asked.prompt, heading)
+    touched = _inserted(asked.texts, heading.insert) or touch.model.render(rewritten())
+    if _fits(asked, touched, touch.model, heading):
+        return Fitted(rewritten, Work.of(touch.model, touched, asked.most), heading.added, heading.apart)
+    trim = _Trim(asked.prompt, touch.model, touch.edits, heading.last)
+    caps = await trim.fit(asked.most)
     return Fitted(trim.prompt, Work(touch.model, trim.texts, caps), heading.added, apart=False)
 
 
-def fitted_at_once(prompt: Prompt, texts: tuple[str, ...], touch: Touch) -> Fitted | None:
-    """The same where it certainly fits as it is, which most do; else None. Raises InvalidRequest."""
-    model, heading, most = touch.model, _heading(prompt, touch), touch.most
-    rewritten = partial(rewrite, prompt, touch.edits, heading.last, system_role=model.system_role)
-    touched = _inserted(texts, heading.insert) or model.render(rewritten())
-    if not (_certainly_fits(texts, touched, touch, heading, most) or model.fits(touched, most)):
+def fitted_cheaply(asked: Asked, touch: Touch) -> Fitted | None:
+    """The same where it takes next to no time, as for most prompts; else None. Raises InvalidRequest."""
+    heading = touch.heading(asked.prompt)
+    touched = None if sum(map(len, asked.texts)) > MOST_CHEAP else _inserted(asked.texts, heading.insert)
+    if touched is None or not _fits(asked, touched, touch.model, heading):
         return None
-    return Fitted(rewritten, Work.of(model, touched, most), heading.added, heading.apart)
+    work = Work(touch.model, touched, (asked.most,) * len(touched))
+    return Fitted(touch.rewritten(asked.prompt, heading), work, heading.added, heading.apart)
 
 
-def _heading(prompt: Prompt, touch: Touch) -> "Heading":
-    return headed(touch.model, _kind_of(prompt), touch.edits, touch.sentence)
-
-
-def _certainly_fits(
-    texts: tuple[str, ...], touched: tuple[str, ...], touch: Touch, heading: "Heading", most: int
-) -> bool:
-    """By what the untouched texts were counted or bounded as: they need no second look."""
-    counts = touch.measured.counts
-    if heading.replaces or len(counts) != len(touched):
-        return False
-    more = _bytes_added(texts, touched) if heading.added is None else heading.added
-    return max(counts) + more + SPARE + most <= touch.model.entry.context_tokens
+def _fits(asked: Asked, touched: tuple[str, ...], model: ServedModel, heading: "Heading") -> bool:
+    """Certainly: by what the untouched texts were counted or bounded as, where that tells; else by the touched ones."""
+    if asked.counts and not heading.replaces:
+        more = _bytes_added(asked.texts, touched) if heading.added is None else heading.added
+        if max(asked.counts) + more + SPARE + asked.most <= model.entry.context_tokens:
+            return True
+    return model.fits(touched, asked.most)
 
 
 class _Trim:
@@ -179,6 +195,8 @@ def _heads(edits: tuple[Edit, ...], sentence: str | None) -> bool:
 
 
 _ASKED = Message("user", "?")
+OPENINGS = ("hi", "Hi", "\n\nhi", "\r\n", " hi", "  hi", "\t", "1", "'s", "!", "\N{GRINNING FACE}")
+"""What a client's words may begin with, by how tokenizers join it to what stands before."""
 TEXT, CHAT, SYSTEM_CHAT = range(3)
 PLAINEST = (
     Prompt(endpoint="completions", model="", texts=("?",)),
@@ -207,25 +225,49 @@ class Heading(msgspec.Struct, frozen=True, gc=False):
     replaces: bool = False
 
 
-@lru_cache(REMEMBERED)
 def headed(model: ServedModel, kind: int, edits: tuple[Edit, ...], sentence: str | None) -> Heading:
     """For prompts of one kind: the last sentence with as much behind it that what is added fills whole blocks of the
     prefix cache: then what is told of the cache is exact, and no more is read than without it."""
-    apart = kind == CHAT and model.system_role
     if not _heads(edits, sentence):
-        return Heading(sentence, None, None, apart, any(edit.place == "replace" for edit in edits))
+        return Heading(sentence, None, None, apart=False, replaces=any(edit.place == "replace" for edit in edits))
     plain = PLAINEST[kind]
     last, added = _filled(model, plain, edits, sentence)
-
-    def touch(prompt: Prompt) -> tuple[str, str]:
-        touched = rewrite(prompt, edits, last, system_role=model.system_role)
-        return model.render(prompt)[0], model.render(touched)[0]
-
-    before, after = touch(plain)
+    before = model.render(plain)[0]
+    after = model.render(rewrite(plain, edits, last, system_role=model.system_role))[0]
     at = len(os.path.commonprefix((before, after)))  # noqa: RUF071 - of characters, as it is
-    insert = after[at : at + len(after) - len(before)]
-    same = all(_inserted((old,), (at, insert)) == (new,) for old, new in map(touch, _alike(plain)))
-    return Heading(last, added, (at, insert) if same else None, apart)
+    insert = at, after[at : at + len(after) - len(before)]
+    others = (_both(model, prompt, edits, last) for prompt in _alike(plain))
+    same = all(_inserted((pair[0],), insert) == (pair[1],) for pair in others if pair is not None)
+    apart = kind == CHAT and same and _adds_up(model, insert, added)
+    return Heading(last, added, insert if same else None, apart)
+
+
+def _both(
+    model: ServedModel, prompt: Prompt, edits: tuple[Edit, ...], last: str | None
+) -> tuple[str, str | None] | None:
+    """A prompt's text untouched and touched (None: the template takes it untouched alone); None where the template
+    takes no such prompt at all: many are particular about the order of roles."""
+    try:
+        before = model.render(prompt)[0]
+    except InvalidRequest:
+        return None
+    try:
+        return before, model.render(rewrite(prompt, edits, last, system_role=model.system_role))[0]
+    except InvalidRequest:
+        return before, None
+
+
+def _adds_up(model: ServedModel, insert: tuple[int, str], added: int) -> bool:
+    """Whether the tokens of what is inserted and of what follows stay apart, whatever a client's words begin with: a
+    template may put them into one turn."""
+    count = model.counter.count_now
+    for opening in OPENINGS:
+        prompt = Prompt(endpoint="chat", model="", messages=(Message("user", opening),))
+        before = model.render(prompt)
+        after = _inserted(before, insert)
+        if after is None or count(after[0]) - count(before[0]) != added:
+            return False
+    return True
 
 
 def _filled(model: ServedModel, plain: Prompt, edits: tuple[Edit, ...], sentence: str | None) -> tuple[str | None, int]:

@@ -15,26 +15,23 @@ class Heard:
 
     def __init__(self, words: Words | None) -> None:
         self._words = words
-        self._fresh: list[tuple[int, str]] = []
+        self.fresh: list[tuple[int, str]] = []
+        """Choice and text of what has come, and was not looked at yet."""
         self._pieces: defaultdict[int, list[str]] = defaultdict(list)
         self._tails: defaultdict[int, str] = defaultdict(str)
         self.said = False
         """The phrase."""
 
-    def add(self, choice: int, text: str) -> None:
-        """A piece of this choice's answer."""
-        self._fresh.append((choice, text))
-
     def catch_up(self) -> bool:
         """Look at what has come since; whether that is the first."""
-        first = bool(self._fresh) and not self._pieces
-        for choice, text in self._fresh:
+        first = bool(self.fresh) and not self._pieces
+        for choice, text in self.fresh:
             self._pieces[choice].append(text)
             if self._words is not None and not self.said:
                 seen = self._tails[choice] + text
                 self.said = _may_say(self._words, seen) and phrase_of(self._words) in fold(seen)
                 self._tails[choice] = seen[-TAIL:]
-        self._fresh.clear()
+        self.fresh.clear()
         return first
 
     def answer(self, choice: int) -> str:

@@ -6,7 +6,8 @@ what is no longer so is made again.
 
 A contained request is no later than others for what is done with it. Its prompt is rewritten in the time in which
 others are asked about by rules that only note something; those rules are asked about it when it has been sent
-(`note`). Where that leaves time over, it is waited out (usual.py).
+(`note`). Where that leaves time over, it is waited out (usual.py). Where its words could make those rules dear, or
+nobody knows what is usual, nothing is put off.
 """
 
 from time import perf_counter
@@ -20,11 +21,12 @@ from gateway.dataplane import shape
 from gateway.dataplane.call import Call
 from gateway.dataplane.facts import facts_of
 from gateway.dataplane.services import Services
-from gateway.policy.decide import Case, case_of, contained, decided
+from gateway.dataplane.usual import wait_until
+from gateway.policy.decide import Case, can_wait, case_of, contained, decided
 from gateway.policy.record import record_of
 from gateway.policy.rollout import subject_roll
 
-TO_COME = 0.55
+TO_COME = 0.6
 """What a disguise takes until its first token is told, of what it took to make it, about (docs/proofs.md)."""
 
 
@@ -34,24 +36,33 @@ def foresee(services: Services, call: Call) -> None:
     inforce = services.policies
     facts = facts_of(call, services.trusted_proxies, containment=inforce.containment)
     roll = Roll(subject_roll(services.secrets.rollout, facts), services.dice.getrandbits(64))
-    call.case = case_of(facts, inforce.ruleset, roll)
-    call.decision, call.record, call.foreseen = contained(call.case), None, None
-    if call.decision is None:
-        _decide(call, call.case)
-        services.usual.hear(facts.request.text_length, perf_counter() - began)
+    size, case = facts.request.text_length, case_of(facts, inforce.ruleset, roll)
+    early = contained(case)
+    if early is None:
+        _decide(call, case)
+        services.usual.hear(size, perf_counter() - began)
         return
+    usual = services.usual.of(size) if can_wait(case) else None
     known = perf_counter()
-    call.foreseen = shape.foresee(services, call, call.decision.actions)
-    if call.foreseen is None:
-        _decide(call, call.case)
+    call.foreseen = shape.foresee(services, call, early.actions)
+    if call.foreseen is None or usual is None:
+        _decide(call, case)
     else:
+        call.decision, call.case = early, case
         to_come = TO_COME * (perf_counter() - known)
-        services.usual.wait(facts.request.text_length, began - to_come)
+        wait_until(began + usual - to_come)
 
 
-def _decide(call: Call, case: Case) -> None:
-    call.decision, call.case = decided(case), None
-    call.record = record_of(case.facts, case.roll, call.decision)
+def forget(call: Call) -> None:
+    """What was decided on is no longer so."""
+    call.decision = call.record = call.case = call.foreseen = None
+
+
+def _decide(call: Call, case: Case) -> Decision:
+    call.case = None
+    call.decision = decision = decided(case)
+    call.record = record_of(case.facts, case.roll, decision)
+    return decision
 
 
 def judge(services: Services, call: Call) -> None:
@@ -68,11 +79,20 @@ def judge(services: Services, call: Call) -> None:
 
 
 def note(services: Services, call: Call) -> None:
-    """Ask of an admitted call that is contained what was put off for that."""
+    """Ask the rules that only note something, where that was put off; the call is admitted."""
     if call.case is not None:
-        _decide(call, call.case)
-        assert call.decision is not None
-        _tell(services, call, call.decision)
+        _tell(services, call, _decide(call, call.case))
+
+
+def count_contained(services: Services, call: Call) -> None:
+    """Count a call that is contained, and what was put into its prompt; once."""
+    if call.disguise is None or call.counted:
+        return
+    assert call.model is not None and call.caller is not None
+    call.counted = True
+    services.tally.containment(call.model.entry.name)
+    if call.disguise.words is not None:
+        services.evidence.gave(call.caller.principal, call.disguise.words, call.exchange.arrived_ms)
 
 
 def _tell(services: Services, call: Call, decision: Decision) -> None:

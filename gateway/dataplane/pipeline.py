@@ -11,7 +11,7 @@ from gateway.core.reservation import Denial, Reservation
 from gateway.dataplane.authenticate import authenticate, authorise, models_for
 from gateway.dataplane.call import Call, aside, charge_the_unanswered, digest_end_user
 from gateway.dataplane.exchange import Exchange
-from gateway.dataplane.judge import foresee, judge, note
+from gateway.dataplane.judge import foresee, forget, judge, note
 from gateway.dataplane.kinds import EndpointKind
 from gateway.dataplane.limits import Grant, denied, limits_unknown
 from gateway.dataplane.measure import counting_may_help
@@ -73,6 +73,7 @@ async def _admit(services: Services, kind: EndpointKind, call: Call, grant: Gran
     call.end_user = digest_end_user(services.pepper, call.caller, call.prompt.end_user)
     admitted = await _reserve(services, call)
     if isinstance(admitted, Denial) and counting_may_help(call.measured, call.limits, admitted):
+        forget(call)
         await _measure(services, kind, call, grant, exactly=True)
         admitted = await _reserve(services, call)
     if isinstance(admitted, Denial):
@@ -97,7 +98,7 @@ async def _check_epoch(services: Services, kind: EndpointKind, call: Call, known
     epoch = call.reservation.epoch
     if epoch is None or epoch == known.epoch:
         return
-    call.decision = call.record = call.case = None  # made of what may be no longer so
+    forget(call)
     known = await authenticate(services, call.exchange, epoch)
     authorise(known.caller, kind.scope, call.prompt.model)
     call.caller = msgspec.structs.replace(known.caller, plan=call.caller.plan)  # that it was admitted under
@@ -140,8 +141,9 @@ def _settle(services: Services, call: Call, outcome: Outcome) -> None:
     admitted and nothing is charged."""
     if call.settled:
         return
+    if call.reservation is not None:
+        note(services, call)
     call.settled = True
     call.outcome = outcome if call.reservation or outcome == "cancelled" else "refused"
     if call.reservation is not None:
-        note(services, call)
         services.quota.settle(call.reservation, call.limits, call.event())

@@ -1,6 +1,7 @@
 """What a finished request leaves beside its event: a log line and metrics."""
 
 from gateway.dataplane.call import Call
+from gateway.dataplane.judge import count_contained
 from gateway.dataplane.services import Services
 
 
@@ -19,16 +20,6 @@ def record(services: Services, call: Call) -> None:
             tally.overrun(name)
     if call.disguise is not None:
         count_contained(services, call)
-        services.evidence.keep_later(call.disguise.size(), call.disguise.evidence)
+        services.evidence.keep(*call.disguise.evidence())
         call.disguise.close()
     services.access_log.add(call.line())
-
-
-def count_contained(services: Services, call: Call) -> None:
-    """Count a call that is contained, and what was put into its prompt; once."""
-    if call.disguise is None or call.counted or call.model is None or call.caller is None:
-        return
-    call.counted = True
-    services.tally.containment(call.model.entry.name)
-    if call.disguise.words is not None:
-        services.evidence.gave(call.caller.principal, call.disguise.words, call.exchange.arrived_ms)

@@ -8,9 +8,8 @@ from gateway.core.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.dataplane.call import Call
 from gateway.dataplane.fit import Work
 from gateway.dataplane.generation import Several, Source, open_choices
-from gateway.dataplane.judge import note
+from gateway.dataplane.judge import count_contained, note
 from gateway.dataplane.limits import limit_headers
-from gateway.dataplane.record import count_contained
 from gateway.dataplane.services import Services
 from gateway.dataplane.shape import shape
 from gateway.wire import answers

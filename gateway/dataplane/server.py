@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway.core.errors import ApiError, HeadTooLarge, InvalidRequest, RequestTimeout
 
 MAX_HEAD_BYTES = 64 << 10
+CONTINUE = b"HTTP/1.1 100 "
 """Request line and headers; one read of the socket more is looked at before the bound bites."""
 HEAD_S = 10.0
 """From connecting, or from a kept connection's first byte, to the end of the head."""
@@ -34,7 +35,9 @@ class HeadHeld:
 
     def write(self, data: bytes) -> None:
         """As a transport's."""
-        if self._head:
+        if data.startswith(CONTINUE):  # it is no answer, and its client waits for it
+            self._transport.write(data)
+        elif self._head:
             self._write(self._head + data)
         else:
             self._head = data

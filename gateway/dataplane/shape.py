@@ -5,14 +5,15 @@ and counted (`catflap_policy_misfits`).
 """
 
 from functools import lru_cache, partial
+from typing import NamedTuple
 
 from gateway.canary.phrase import Words, sentence_of, words_of
-from gateway.core.decision import Actions, Shadow
+from gateway.core.decision import Actions, Edit, Shadow
 from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Prompt
 from gateway.dataplane.call import Call
 from gateway.dataplane.disguise import Disguise
-from gateway.dataplane.fit import Fitted, Touch, Work, fitted, fitted_at_once
+from gateway.dataplane.fit import Asked, Fitted, Touch, Work, fitted, fitted_cheaply
 from gateway.dataplane.resting import name_of
 from gateway.dataplane.services import Services
 from gateway.fleet.models import ServedModel
@@ -27,31 +28,30 @@ REMEMBERED = 4096
 async def shape(services: Services, call: Call, *, shadow: bool = True) -> Work:
     """What to send for an admitted call. Sets `call.disguise` where that is not what the client is told.
     `shadow`: False once the decoy has failed."""
-    assert isinstance(call.model, ServedModel) and call.prompt is not None and call.caller is not None
+    assert isinstance(call.model, ServedModel) and call.prompt is not None
     call.disguise = call.foreseen
     if call.disguise is not None:
         return call.disguise.work
     usual = Work.of(call.model, call.texts, call.measured.max_tokens)
     if call.decision is None or not call.decision.actions.contains:
         return usual
-    actions = call.decision.actions
+    actions, found = call.decision.actions, None
     decoy = _decoy(services, call.model, call.prompt, actions.shadow) if shadow else None
-    words, sentence = _words(services, call, actions)
-    found = None
     if decoy is not None:
-        found = await _touched(call, decoy, actions, sentence)
+        found = await _touched(services, call, decoy, actions)
         if found is None:
             services.tally.misfit("shadow")
             decoy = None
-    if found is None and (actions.edits or sentence):
-        found = await _touched(call, call.model, actions, sentence)
+    if found is None and (actions.edits or actions.canary):
+        found = await _touched(services, call, call.model, actions)
         if found is None:
             services.tally.misfit("rewrite")
     late = _pace(services, call, actions)
     if found is None and late is None:
         return usual
+    words = None if found is None else _plan(services, call, call.model, actions).words
     if found is None:
-        found, words = Fitted(partial(_same, call.prompt), usual, 0, apart=True), None
+        found = Fitted(partial(_same, call.prompt), usual, 0, apart=True)
     name = name_of(actions.shadow) if decoy is not None and actions.shadow is not None else None
     call.disguise = Disguise(call, found, shadow=name, words=words, pace=late)
     return found.work
@@ -62,44 +62,52 @@ def _same(prompt: Prompt) -> Prompt:
 
 
 def foresee(services: Services, call: Call, actions: Actions) -> Disguise | None:
-    """Rewrite before it is known whether the call is admitted (judge.py says why); None where that cannot be done at
-    once, or is not the only thing that is done."""
-    if actions.shadow or actions.slow or actions.max_tokens is not None or not isinstance(call.model, ServedModel):
+    """Rewrite before it is known whether the call is admitted (judge.py says why); None where that takes time, which a
+    refusal would then take as well, or is not the only thing that is done."""
+    model = call.model
+    if actions.shadow or actions.slow or actions.max_tokens is not None or not isinstance(model, ServedModel):
         return None
-    assert call.prompt is not None
-    words, sentence = _words(services, call, actions)
+    plan = _plan(services, call, model, actions)
     try:
-        found = fitted_at_once(call.prompt, call.texts, _touch(call, call.model, actions, sentence))
+        found = fitted_cheaply(_asked(call, model), plan.touch)
     except InvalidRequest:  # met again, and counted, when it is shaped
         return None
-    return None if found is None else Disguise(call, found, shadow=None, words=words, pace=None)
+    return None if found is None else Disguise(call, found, shadow=None, words=plan.words, pace=None)
 
 
-async def _touched(call: Call, model: ServedModel, actions: Actions, sentence: str | None) -> Fitted | None:
+async def _touched(services: Services, call: Call, model: ServedModel, actions: Actions) -> Fitted | None:
     """The prompt as it is sent to a model; None where the model does not take it."""
-    assert call.prompt is not None
     try:
-        return await fitted(call.prompt, call.texts, _touch(call, model, actions, sentence))
+        return await fitted(_asked(call, model), _plan(services, call, model, actions).touch)
     except InvalidRequest:  # its chat template takes the client's messages, and not these
         return None
 
 
-def _touch(call: Call, model: ServedModel, actions: Actions, sentence: str | None) -> Touch:
-    assert isinstance(call.model, ServedModel)
-    most = call.measured.max_tokens if model.counter is call.model.counter else 2 * call.measured.max_tokens
-    return Touch(model, actions.edits, sentence, min(most, model.entry.max_output_tokens), call.measured)
+def _asked(call: Call, model: ServedModel) -> Asked:
+    assert isinstance(call.model, ServedModel) and call.prompt is not None
+    most, counts = call.measured.max_tokens, call.measured.counts
+    if model.counter is not call.model.counter:
+        most, counts = 2 * most, ()
+    return Asked(call.prompt, call.texts, min(most, model.entry.max_output_tokens), counts)
 
 
-def _words(services: Services, call: Call, actions: Actions) -> tuple[Words | None, str | None]:
-    """The canary's words, and the sentence that asks for them."""
+class Plan(NamedTuple):
+    """What is done to every prompt of a principal. `words`: of its canary, where there is one."""
+
+    touch: Touch
+    words: Words | None
+
+
+def _plan(services: Services, call: Call, model: ServedModel, actions: Actions) -> Plan:
     assert call.caller is not None
-    return _canary(services.secrets.canary, call.caller.principal) if actions.canary else (None, None)
+    return plan_of(services.secrets.canary, call.caller.principal, model, actions.edits, actions.canary)
 
 
 @lru_cache(REMEMBERED)
-def _canary(key: bytes, principal: str) -> tuple[Words, str]:
-    words = words_of(key, principal)
-    return words, sentence_of(words)
+def plan_of(key: bytes, principal: str, model: ServedModel, edits: tuple[Edit, ...], canary: bool) -> Plan:
+    """For a model. `key`: the secret of canaries."""
+    words = words_of(key, principal) if canary else None
+    return Plan(Touch(model, edits, None if words is None else sentence_of(words)), words)
 
 
 def _decoy(services: Services, model: ServedModel, prompt: Prompt, shadow: Shadow | None) -> ServedModel | None:

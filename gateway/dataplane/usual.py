@@ -25,22 +25,16 @@ class Usual:
             heard = self._heard[size.bit_length()] = _Heard()
         heard.add(took_s)
 
-    def of(self, size: int) -> float:
-        """The median in seconds, with what is nearest in size to this; 0 where nothing was heard yet."""
-        digits = size.bit_length()
-        heard = self._heard.get(digits)
-        if heard is None:
-            if not self._heard:
-                return 0.0
-            heard = self._heard[min(self._heard, key=lambda other: abs(other - digits))]
-        return heard.median
+    def of(self, size: int) -> float | None:
+        """The median in seconds; None where nothing of about this size was heard, or it is too long to wait for."""
+        heard = self._heard.get(size.bit_length())
+        return heard.median if heard is not None and heard.median <= MOST_S else None
 
-    def wait(self, size: int, began: float) -> None:
-        """Until it has taken as long as usual since it `began`, by `perf_counter`; at once where it is late already.
-        Too short a time for a timer, so the clock is asked until then."""
-        due = began + min(self.of(size), MOST_S)
-        while perf_counter() < due:
-            pass
+
+def wait_until(moment: float) -> None:
+    """By `perf_counter`; at once where it is past. Too short a time for a timer, so the clock is asked until then."""
+    while perf_counter() < moment:
+        pass
 
 
 class _Heard:

@@ -20,7 +20,7 @@ from prometheus_client import Counter, Gauge
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.evidence.content import Bounded, Evidence, bounded
+from gateway.evidence.content import Evidence, bounded
 from gateway.evidence.seal import Seal
 from gateway.evidence.uses import Uses
 from gateway.storage import canaries, evidence
@@ -33,7 +33,6 @@ __all__ = ["Evidence", "Writer"]
 
 MAX_WAITING = 2000
 MAX_BYTES = 64 << 20
-AT_ONCE = 256 << 10
 BATCH = 50
 BATCH_BYTES = 4 << 20
 GATHER_S = (0.5, 1.5)
@@ -43,6 +42,7 @@ IDLE_S = 30.0
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 CLOSE_S = 5.0
+END_S = 1.0
 DAY_MS = 86_400_000
 
 AWAY = (SQLAlchemyError, OSError, TimeoutError)
@@ -84,27 +84,16 @@ class Writer:
         self._turn = asyncio.Lock()
         self._away = False
 
-    def keep(self, evidence: Evidence) -> None:
-        """Take the evidence of one request, if there is room. Never blocks, never raises."""
-        if self._life_ms:
-            item = bounded(evidence)
-            self._take(_Taken(item.size, lambda: item))
-
-    def keep_later(self, size: int, make: Callable[[], Evidence]) -> None:
-        """The same of what `make` will make, in a thread, when it is sealed: whoever shares a core with this process
-        would wait for that. Of what holds more than AT_ONCE bytes (`size`, about) only the bounded part is kept."""
-        if self._life_ms:
-            if size > AT_ONCE:
-                self.keep(make())
-            else:
-                self._take(_Taken(size, lambda: bounded(make())))
-
-    def _take(self, item: "_Taken") -> None:
-        if len(self._queue) >= MAX_WAITING or self._bytes + item.size > MAX_BYTES:
+    def keep(self, size: int, make: Callable[[], Evidence]) -> None:
+        """Take the evidence of one request, if there is room for about `size` bytes. Never blocks, never raises. It is
+        put together (`make`, in a thread) when it is sealed: who shares a core with this process would wait for it."""
+        if self._life_ms == 0:
+            return
+        if len(self._queue) >= MAX_WAITING or self._bytes + size > MAX_BYTES:
             dropped_total.labels("full").inc()
             return
-        self._queue.append(item)
-        self._bytes += item.size
+        self._queue.append(_Taken(size, make))
+        self._bytes += size
         self._wake.set()
         if len(self._queue) >= MAX_WAITING // 2 or self._bytes >= MAX_BYTES // 2:
             self._crowded.set()
@@ -118,6 +107,8 @@ class Writer:
         """For ever; one task a process."""
         pause_s = FIRST_PAUSE_S
         while True:
+            self._wake.clear()  # whatever comes from here on is met by this round, or wakes the next
+            self._crowded.clear()
             try:
                 more = await self._write_some(self._uses.due(self._now_ms(), BATCH))
                 pause_s = FIRST_PAUSE_S
@@ -147,11 +138,11 @@ class Writer:
             log.error("evidence_dropped", count=left, cause="closing")
 
     async def _sleep(self) -> None:
-        self._wake.clear()
-        self._crowded.clear()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), IDLE_S)
-            await asyncio.wait_for(self._crowded.wait(), uniform(*self._gather_s))  # noqa: S311 - no secret
+        with suppress(TimeoutError):  # not `wait_for`: in Python 3.11 it loses a cancellation that comes with the event
+            async with asyncio.timeout(IDLE_S):
+                await self._wake.wait()
+            async with asyncio.timeout(uniform(*self._gather_s)):  # noqa: S311 - no secret
+                await self._crowded.wait()
 
     async def _write_some(self, uses: Sequence[Given]) -> bool:
         """Write the uses and one batch of evidence; whether more waits. Raises what the database raises: nothing is
@@ -167,8 +158,8 @@ class Writer:
             if rows:
                 refused = await self._write(evidence.keep, rows)
                 kept_total.inc(len(rows) - refused)
-                self._sealed = ([], 0)
-                self._bytes -= size
+            self._sealed = ([], 0)
+            self._bytes -= size
             self._show_waiting()
             return bool(self._queue) or len(uses) == BATCH
 
@@ -186,9 +177,16 @@ class Writer:
             raise
 
     def _seal_all(self, batch: "Sequence[_Taken]") -> list[Sealed]:
-        return [self._sealed_row(item.make()) for item in batch]
+        return [row for item in batch if (row := self._sealed_row(item)) is not None]
 
-    def _sealed_row(self, item: Bounded) -> Sealed:
+    def _sealed_row(self, taken: "_Taken") -> Sealed | None:
+        """None where it cannot be made: that is one request's loss, and nobody else's."""
+        try:
+            item = bounded(taken.make())
+        except Exception as problem:  # noqa: BLE001 - whatever it is
+            dropped_total.labels("unmade").inc()
+            log.error("evidence_unmade", error=type(problem).__name__)
+            return None
         one = item.evidence
         body = self._seal.close(one.request, one.principal, item.content())
         return Sealed(one.request, one.organisation, one.principal, one.at_ms, one.at_ms + self._life_ms, body)
@@ -211,14 +209,15 @@ class Writer:
     async def _commit(
         self, write: Callable[[AsyncConnection, Sequence[Row]], Awaitable[None]], rows: Sequence[Row]
     ) -> None:
-        """To its end, or to its timeout, also when this is cancelled: a SQLite connection that is left within a
-        transaction keeps the lock, and whoever writes next waits for it in vain (seen with aiosqlite 0.22)."""
+        """To its end, if that comes within END_S, also when this is cancelled: a SQLite connection that is left within
+        a transaction keeps the lock, and whoever writes next waits for it in vain (seen with aiosqlite 0.22)."""
         writing = asyncio.create_task(self._committed(write, rows))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            await asyncio.wait([writing])
-            writing.exception()  # it is written again, so its failure is nobody's
+            await asyncio.wait([writing], timeout=END_S)
+            writing.cancel()
+            writing.add_done_callback(_hear_error)
             raise
 
     async def _committed(
@@ -245,7 +244,13 @@ class _Taken(NamedTuple):
     """Evidence that waits: about so many bytes."""
 
     size: int
-    make: Callable[[], Bounded]
+    make: Callable[[], Evidence]
+
+
+def _hear_error(written: asyncio.Task[None]) -> None:
+    """It is written again: its failure is nobody's."""
+    if not written.cancelled():
+        written.exception()
 
 
 def end_if_cancelled() -> None:

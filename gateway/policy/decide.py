@@ -1,4 +1,5 @@
-"""decide: facts in, a decision out. The live path, the dry run, replay and the tests call this and nothing else.
+"""decide: facts in, a decision out. The dry run, replay and the tests decide at once; the live path takes the same
+steps one by one (`case_of`, `contained`, `decided`), since for who is contained the last of them can wait.
 
 Rules go by priority, the highest first, then by id.
 
@@ -60,6 +61,13 @@ def contained(case: Case) -> Decision | None:
     found = ruleset.matcher.match(facts, answers, candidates & ruleset.acting)
     decision = _composed(facts, ruleset, roll, found.yes, found.failed)
     return decision if decision.actions.contains else None
+
+
+def can_wait(case: Case) -> bool:
+    """Whether the rest of the decision takes no longer for one request than for another of its size, once this has been
+    asked, whatever its words are: so that nobody can tell by them whether it was put off."""
+    ruleset = case.ruleset
+    return not case.candidates & ruleset.asking or (ruleset.screened and case.answers.screened())
 
 
 def decided(case: Case) -> Decision:

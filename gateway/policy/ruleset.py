@@ -23,7 +23,8 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 class Ruleset(NamedTuple):
     """`version`: hash of the content, so that equal rules have equal names wherever they came from. `policies`: all;
     `rules`: those that are not off, the highest priority first; bits of `matcher` go by their index. `acting`: bits of
-    those that do more than note something; `containing`: of those that contain."""
+    those that do more than note something; `containing`: of those that contain; `asking`: of those that ask about
+    words, and `screened`: whether the screen stands for all that these ask."""
 
     version: str
     policies: tuple[Policy, ...]
@@ -33,6 +34,8 @@ class Ruleset(NamedTuple):
     screen: Screen | None
     acting: int
     containing: int
+    asking: int
+    screened: bool
     as_usual: Decision
     composed: dict[tuple[int, int, bool, bool], Decision]
     """What was made of rules that hold, where neither time nor chance has a say (decide.py)."""
@@ -73,15 +76,19 @@ def _compiled(policies: tuple[Policy, ...]) -> Ruleset:
     predicates = {predicate.id: predicate for policy in rules for predicate in policy.condition.predicates}
     tests = {name: compile_predicate(predicate) for name, predicate in predicates.items()}
     matcher = Matcher([policy.condition for policy in rules])
+    screen = screen_of(predicates.values())
+    words = {name for name, predicate in predicates.items() if predicate.of_words}
     return Ruleset(
         version=version,
         policies=policies,
         rules=rules,
         matcher=matcher,
         tests=tests,
-        screen=screen_of(predicates.values()),
+        screen=screen,
         acting=_bits(policy.acts for policy in rules),
         containing=_bits(policy.acts and policy.contains for policy in rules),
+        asking=_bits(any(asked.of_words for asked in policy.condition.predicates) for policy in rules),
+        screened=screen is not None and words <= screen.names,
         as_usual=Decision(ruleset=version, reason=AS_USUAL),
         composed={},
     )

@@ -160,7 +160,12 @@ class Answers:
 
     def _ruled_out(self, name: str) -> bool:
         """The screen says no to this one."""
-        if self._screen is None or name not in self._screen.names:
+        return self._screen is not None and name in self._screen.names and self.screened()
+
+    def screened(self) -> bool:
+        """Whether the screen finds nothing: all that it stands for is false then. Asked once, and the words folded for
+        it where they have to be; what is asked about them then costs next to nothing. False without a screen."""
+        if self._screen is None:
             return False
         if self._screened is None:
             words = GAP.join(_ends(self._facts.texts))

@@ -325,7 +325,8 @@ def test_evidence_is_listed_read_with_a_reason_and_the_reading_is_listed(api: Te
     async def keep() -> None:
         database = connect(database_url)
         writer = Writer(database, Seal([EVIDENCE_SECRET]), days=30)
-        writer.keep(Evidence("req_1", "org_1", "prin_1", clock.now_ms(), b"asked", b"sent", ("answered",)))
+        at_ms = clock.now_ms()
+        writer.keep(100, lambda: Evidence("req_1", "org_1", "prin_1", at_ms, b"asked", b"sent", ("answered",)))
         writer.gave("prin_1", words_of(b"k", "prin_1"), 5)
         await writer.close()
         await database.close()

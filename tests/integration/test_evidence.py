@@ -16,7 +16,7 @@ from sqlalchemy import func, make_url, select, text
 
 from gateway.canary.phrase import words_of
 from gateway.evidence import read, writer
-from gateway.evidence.content import MAX_TEXT, Content
+from gateway.evidence.content import Content
 from gateway.evidence.read import read_evidence
 from gateway.evidence.seal import Seal, Unreadable
 from gateway.evidence.writer import DAY_MS, Evidence, Writer
@@ -38,6 +38,10 @@ PLAIN = "the moon landing was catalogued by nobody in particular"
 def one(number: int = 1, *, principal: str = "prin_1", size: int = 0) -> Evidence:
     asked = json.dumps({"messages": [{"role": "user", "content": PLAIN + "x" * size}]}).encode()
     return Evidence(f"req_{number}", "org_1", principal, clock.now_ms(), asked, b"sent: " + asked, (PLAIN,))
+
+
+def keep(on: Writer, evidence: Evidence) -> None:
+    on.keep(1000 + len(evidence.asked) + len(evidence.sent) + 4 * sum(map(len, evidence.answers)), lambda: evidence)
 
 
 def writer_of(database: Database, *, days: int = 30, timeout_s: float = 5.0) -> Writer:
@@ -67,7 +71,7 @@ def lost(cause: str) -> float:
 
 async def test_what_is_kept_can_be_read_by_whoever_has_the_key_and_says_why(database: Database) -> None:
     async with writing(writer_of(database)) as on:
-        on.keep(one())
+        keep(on, one())
         await eventually(lambda: count(database, "evidence"))
     opened = await read_evidence(database, Seal([SECRET]), "req_1", reader="ann", reason="ticket 7")
     assert opened is not None
@@ -83,9 +87,9 @@ async def test_evidence_is_gathered_for_a_while_before_it_is_written(database: D
     async with writing(on):
         await asyncio.sleep(0.05)
         began = asyncio.get_running_loop().time()
-        on.keep(one(1))
+        keep(on, one(1))
         await asyncio.sleep(0.2)
-        on.keep(one(2))
+        keep(on, one(2))
         assert not await count(database, "evidence")
         await eventually(lambda: count(database, "evidence"))
         assert asyncio.get_running_loop().time() - began >= 0.4
@@ -96,14 +100,12 @@ async def test_what_has_no_room_to_wait_is_not_made_to(database: Database, monke
     monkeypatch.setattr(writer, "MAX_WAITING", 4)
     async with writing(Writer(database, Seal([SECRET]), days=30, gather_s=(60.0, 60.0))) as on:
         await asyncio.sleep(0.05)
-        on.keep(one(1))
-        on.keep(one(2))
+        keep(on, one(1))
+        keep(on, one(2))
         await eventually(lambda: count(database, "evidence"))
 
 
-async def test_what_is_kept_later_is_put_together_when_it_is_written_and_not_on_the_event_loop(
-    database: Database,
-) -> None:
+async def test_what_is_kept_is_put_together_when_it_is_written_and_not_on_the_event_loop(database: Database) -> None:
     threads: list[threading.Thread] = []
 
     def make() -> Evidence:
@@ -112,42 +114,37 @@ async def test_what_is_kept_later_is_put_together_when_it_is_written_and_not_on_
 
     on = Writer(database, Seal([SECRET]), days=30, gather_s=(0.1, 0.2))
     async with writing(on):
-        on.keep_later(5000, make)
+        on.keep(5000, make)
         assert not threads
         await eventually(lambda: count(database, "evidence"))
     assert threads
     assert threading.current_thread() not in threads
-    opened = await read_evidence(database, Seal([SECRET]), "req_1", reader="ann", reason="ticket 7")
-    assert opened is not None
-    assert PLAIN in opened.content.asked.text
 
 
-async def test_of_what_is_large_only_its_bounded_part_waits(sqlite: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "AT_ONCE", 10_000)
-    made: list[int] = []
+async def test_what_cannot_be_put_together_is_lost_alone_and_counted(database: Database) -> None:
+    def fail() -> Evidence:
+        raise MemoryError(PLAIN)
 
-    def make() -> Evidence:
-        made.append(1)
-        return one(size=MAX_TEXT)
+    before, on = lost("unmade"), Writer(database, Seal([SECRET]), days=30, gather_s=(0.05, 0.1))
+    async with writing(on):
+        keep(on, one(1))
+        on.keep(100, fail)
+        keep(on, one(2))
+        await eventually(lambda: two(database))
+        on.keep(100, fail)
+        await eventually(lambda: lost("unmade") - before == 2)
+        keep(on, one(3))
+    assert await count(database, "evidence") == 3
+    assert on._bytes == 0
 
-    before, on = lost("full"), writer_of(sqlite)
-    on.keep_later(10_000, make)
-    assert not made
-    on.keep_later(10_001, make)
-    assert made
-    monkeypatch.setattr(writer, "MAX_BYTES", on._bytes + 5000)
-    on.keep_later(5001, make)
-    assert lost("full") - before == 1
-    on.keep_later(5000, make)
-    await on.close()
-    assert await count(sqlite, "evidence") == 1, "all were of one request"
-    for_none = writer_of(sqlite, days=0)
-    for_none.keep_later(10_001, lambda: pytest.fail("nothing is kept, so nothing is made"))
+
+async def two(database: Database) -> bool:
+    return await count(database, "evidence") == 2
 
 
 async def test_nothing_readable_is_in_the_database(database: Database, database_url: str, tmp_path: Path) -> None:
     on = writer_of(database)
-    on.keep(one(size=5000))
+    keep(on, one(size=5000))
     await on.close()
     await database.close()
     raw = dump(database_url)
@@ -171,7 +168,7 @@ def dump(url: str) -> bytes:
 async def test_written_twice_it_is_there_once(database: Database) -> None:
     for _ in range(2):
         on = writer_of(database)
-        on.keep(one())
+        keep(on, one())
         await on.close()
     assert await count(database, "evidence") == 1
 
@@ -179,7 +176,7 @@ async def test_written_twice_it_is_there_once(database: Database) -> None:
 async def test_a_restart_loses_nothing_that_was_closed(database: Database) -> None:
     on = writer_of(database)
     for number in range(120):
-        on.keep(one(number))
+        keep(on, one(number))
     on.gave("prin_1", words_of(b"k", "prin_1"), 5)
     await on.close()
     assert await count(database, "evidence") == 120
@@ -188,7 +185,7 @@ async def test_a_restart_loses_nothing_that_was_closed(database: Database) -> No
 
 async def test_for_no_days_no_evidence_is_kept_but_canaries_are(database: Database) -> None:
     on = writer_of(database, days=0)
-    on.keep(one())
+    keep(on, one())
     on.gave("prin_1", words_of(b"k", "prin_1"), 5)
     await on.close()
     assert await count(database, "evidence") == 0
@@ -218,12 +215,12 @@ async def test_while_the_database_is_away_it_takes_what_it_has_room_for_and_coun
     database = connect(sqlite_url, timeout_s=1)
     before, loop = lost("full"), asyncio.get_running_loop()
     async with writing(writer_of(database, timeout_s=1)) as on:
-        on.keep(one(0))
+        keep(on, one(0))
         await eventually(lambda: on._sealed[0], what="a write that fails")
         slowest = 0.0
         for number in range(1, 31):
             began = loop.time()
-            on.keep(one(number))
+            keep(on, one(number))
             on.gave("prin_1", words_of(b"k", "prin_1"), 5)
             slowest = max(slowest, loop.time() - began)
         assert lost("full") - before == 20
@@ -242,12 +239,12 @@ async def test_what_waits_is_bounded_in_bytes_too(sqlite: Database, monkeypatch:
     monkeypatch.setattr(writer, "MAX_BYTES", 50_000)
     before, on = lost("full"), writer_of(sqlite)
     for number in range(10):
-        on.keep(one(number, size=5000))
+        keep(on, one(number, size=5000))
     kept = 10 - int(lost("full") - before)
     assert 2 <= kept < 6
     await on.close()
     assert await count(sqlite, "evidence") == kept
-    on.keep(one(99, size=5000))
+    keep(on, one(99, size=5000))
     await on.close()
     assert await count(sqlite, "evidence") == kept + 1, "what was written makes room"
 
@@ -262,7 +259,7 @@ async def test_closing_while_the_database_is_away_ends_and_counts_what_is_lost(
     database, before = connect(sqlite_url, timeout_s=1), lost("closing")
     on = writer_of(database)
     for number in range(3):
-        on.keep(one(number))
+        keep(on, one(number))
     await asyncio.wait_for(on.close(), 30)
     assert lost("closing") - before == 3
     await database.close()
@@ -272,9 +269,9 @@ async def test_a_row_that_the_database_refuses_does_not_hold_up_the_others(datab
     if database.dialect == "sqlite":
         pytest.skip("SQLite takes texts of any length")
     before, on = lost("refused"), writer_of(database)
-    on.keep(one(1))
-    on.keep(one(2)._replace(organisation="o" * 100))
-    on.keep(one(3))
+    keep(on, one(1))
+    keep(on, one(2)._replace(organisation="o" * 100))
+    keep(on, one(3))
     await on.close()
     assert await count(database, "evidence") == 2
     assert lost("refused") - before == 1
@@ -284,8 +281,8 @@ async def test_the_evidence_of_an_erased_principal_is_not_written_however_late_i
     async with database.write() as connection:
         await connection.execute(erased_principal.insert().values(digest=digest_of("prin_gone"), erased_at_ms=1))
     on = writer_of(database)
-    on.keep(one(1, principal="prin_gone"))
-    on.keep(one(2))
+    keep(on, one(1, principal="prin_gone"))
+    keep(on, one(2))
     on.gave("prin_gone", words_of(b"k", "prin_gone"), 5)
     await on.close()
     assert await count(database, "evidence") == 1
@@ -294,7 +291,7 @@ async def test_the_evidence_of_an_erased_principal_is_not_written_however_late_i
 
 async def test_under_another_key_old_evidence_is_read_until_the_old_key_goes(database: Database) -> None:
     on = Writer(database, Seal([OLDER]), days=1)
-    on.keep(one())
+    keep(on, one())
     await on.close()
     opened = await read_evidence(database, Seal([SECRET, OLDER]), "req_1", reader="ann", reason="ticket 7")
     assert opened is not None
@@ -305,8 +302,8 @@ async def test_under_another_key_old_evidence_is_read_until_the_old_key_goes(dat
 
 async def test_rows_that_were_swapped_in_the_database_are_not_shown(database: Database) -> None:
     on = writer_of(database)
-    on.keep(one(1))
-    on.keep(one(2, principal="prin_2"))
+    keep(on, one(1))
+    keep(on, one(2, principal="prin_2"))
     await on.close()
     async with database.write() as connection:
         swap = "update evidence set body = (select body from evidence where request = 'req_1') where request = 'req_2'"
@@ -319,7 +316,7 @@ async def test_nothing_is_decrypted_when_the_reading_cannot_be_written_down(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on = writer_of(database)
-    on.keep(one())
+    keep(on, one())
     await on.close()
     async with database.write() as connection:
         await connection.execute(text("drop table evidence_reading"))
@@ -344,8 +341,8 @@ async def test_expired_evidence_is_hidden_at_once_and_deleted_in_batches(
     monkeypatch.setattr(retention, "BATCH", 3)
     on, now_ms = writer_of(database, days=1), clock.now_ms()
     for number in range(8):
-        on.keep(one(number)._replace(at_ms=now_ms - DAY_MS))
-    on.keep(one(8))
+        keep(on, one(number)._replace(at_ms=now_ms - DAY_MS))
+    keep(on, one(8))
     await on.close()
     assert await read_evidence(database, Seal([SECRET]), "req_0", reader="ann", reason="ticket 7") is None
     async with database.read() as connection:
@@ -391,7 +388,7 @@ async def test_encryption_happens_off_the_event_loop(sqlite: Database) -> None:
             return super().close(request, principal, content)
 
     async with writing(Writer(sqlite, Watched([SECRET]), days=1)) as on:
-        on.keep(one())
+        keep(on, one())
         await eventually(lambda: single(sqlite))
     assert threads
     assert threading.current_thread() not in threads
@@ -402,7 +399,7 @@ async def test_stopped_at_any_moment_it_loses_nothing_that_it_had_taken(database
     for round_ in range(15):
         async with writing(writer_of(database)) as on:
             for number in range(20):
-                on.keep(one(100 * round_ + number, size=20_000))
+                keep(on, one(100 * round_ + number, size=20_000))
                 await asyncio.sleep(0)
             await asyncio.sleep(dice.random() / 50)
     assert await count(database, "evidence") == 300
@@ -417,12 +414,12 @@ async def test_a_postgresql_that_dies_and_comes_back_gets_everything_once(
     database = connect(url, timeout_s=2)
     before = REGISTRY.get_sample_value("catflap_evidence_errors_total") or 0.0
     async with writing(writer_of(database, timeout_s=2)) as on:
-        on.keep(one(0))
+        keep(on, one(0))
         await eventually(lambda: single(database))
         await asyncio.to_thread(postgres_server.stop)
         try:
             for number in range(1, 6):
-                on.keep(one(number))
+                keep(on, one(number))
             on.gave("prin_1", words_of(b"k", "prin_1"), 5)
             await eventually(lambda: (REGISTRY.get_sample_value("catflap_evidence_errors_total") or 0.0) > before)
         finally:

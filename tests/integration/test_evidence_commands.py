@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -43,7 +44,8 @@ def keep(url: str, *requests: str, answer: str = "an answer") -> None:
         writer = Writer(database, Seal(Settings().evidence_secrets()), days=30)
         for request in requests:
             asked = json.dumps({"messages": [{"role": "user", "content": PLAIN}]}).encode()
-            writer.keep(Evidence(request, "org_1", "prin_1", clock.now_ms(), asked, b'{"sent":1}', (answer,)))
+            kept = Evidence(request, "org_1", "prin_1", clock.now_ms(), asked, b'{"sent":1}', (answer,))
+            writer.keep(1000, partial(Evidence._make, kept))
         await writer.close()
 
     on(url, work)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.decision import Edit
-from gateway.core.delta import Usage
+from gateway.core.errors import InvalidRequest
 from gateway.core.prompt import Message, Prompt
-from gateway.dataplane.fit import CHAT, Fitted, Touch, fitted, headed
-from gateway.dataplane.measure import Measured
+from gateway.dataplane.fit import MOST_CHEAP, Asked, Fitted, Touch, fitted, fitted_cheaply
 from gateway.dataplane.more import more_tokens
 from gateway.fleet.file import Model, TritonModel
 from gateway.fleet.models import ServedModel
+from gateway.fleet.template import read_template
 from gateway.fleet.tokens import ByteCounter, TokenCounter, read_counter
 
 CAT = Edit("prepend_system", "You are a cat.")
@@ -57,8 +58,7 @@ def fit(prompt: Prompt, most: int, served: ServedModel | None = None, edits: tup
     served = served or model()
     texts = served.render(prompt)
     counts = tuple(map(served.counter.count_now, texts))
-    measured = Measured(most, Usage(sum(counts), most), True, counts)
-    return asyncio.run(fitted(prompt, texts, Touch(served, edits, SENTENCE, most, measured)))
+    return asyncio.run(fitted(Asked(prompt, texts, most, counts), Touch(served, edits, SENTENCE)))
 
 
 def holds(found: Fitted) -> bool:
@@ -134,9 +134,78 @@ def test_sentences_elsewhere_than_at_the_beginning_are_not_said_to_stand_there()
     assert fit(prompt, 10, edits=(CAT, Edit("replace", "tea", "milk"))).added is None
 
 
+FOLDING = """{% for m in messages %}{% if m.role == 'system' %}[INST] {{ m.content }}
+
+{% elif m.role == 'user' %}{% if loop.first %}[INST] {% endif %}{{ m.content }} [/INST]{% else %}{{ m.content }}
+{% endif %}{% endfor %}"""
+STRICT = """{% for m in messages %}{% set turn = loop.index0 - (1 if messages[0].role == 'system' else 0) %}
+{% if m.role == 'system' and not loop.first %}{{ raise_exception('system first') }}{% endif %}
+{% if m.role != 'system' and (m.role == 'user') != (turn % 2 == 0) %}{{ raise_exception('roles alternate') }}{% endif %}
+<{{ m.role }}>{{ m.content }}
+{% endfor %}"""
+
+
+def templated(template: str, folder: Path, counter: TokenCounter) -> ServedModel:
+    file = folder / "template.jinja"
+    file.write_text(template)
+    return replace(model(2000), renderer=read_template(file), counter=counter)
+
+
+@pytest.mark.parametrize("roles", [["user"], ["system", "user"], ["user", "assistant", "user"]])
+def test_a_template_that_is_particular_about_roles_takes_the_sentences_all_the_same(
+    tmp_path: Path, roles: list[str]
+) -> None:
+    served = templated(STRICT, tmp_path, Sparse())
+    prompt = Prompt(endpoint="chat", model="m", messages=tuple(Message(role, f"{role} says") for role in roles))
+    found = fit(prompt, 10, served)
+    assert CAT.text in found.work.texts[0]
+    assert served.render(found.touched()) == found.work.texts
+    with pytest.raises(InvalidRequest):
+        served.render(Prompt(endpoint="chat", model="m", messages=(Message("assistant", "first"),)))
+
+
+class Joining(Sparse):
+    """Runs of line ends are one token, as they are to many tokenizers, and whatever else one each."""
+
+    def count_now(self, text: str) -> int:
+        return len(re.sub("\n+", "\n", text))
+
+
+def test_sentences_that_share_a_turn_with_the_clients_words_are_not_said_to_stand_apart(tmp_path: Path) -> None:
+    prompt = Prompt(endpoint="chat", model="m", messages=(Message("user", "\nhi"),))
+    assert not fit(prompt, 10, templated(FOLDING, tmp_path, Joining())).apart
+    assert fit(prompt, 10, templated(STRICT, tmp_path, Joining())).apart
+
+
+def test_what_another_tokenizer_counted_says_nothing_of_whether_it_fits() -> None:
+    """A decoy with a tokenizer of its own: where nobody has counted with that, it is counted."""
+    prompt = Prompt(endpoint="completions", model="m", texts=("x" * 380,))
+    found = asyncio.run(fitted(Asked(prompt, prompt.texts, 20), Touch(model(), (CAT,), SENTENCE)))
+    assert holds(found)
+    assert found.work.texts[0].count("x") < 380
+
+
+def test_only_what_costs_next_to_nothing_is_touched_before_its_request_is_admitted() -> None:
+    served = model(10**6)
+
+    def cheaply(edits: tuple[Edit, ...], *messages: Message) -> Fitted | None:
+        prompt = Prompt(endpoint="chat", model="m", messages=messages)
+        texts = served.render(prompt)
+        return fitted_cheaply(Asked(prompt, texts, 10, tuple(map(len, texts))), Touch(served, edits, SENTENCE))
+
+    hi = Message("user", "hi")
+    found = cheaply((CAT,), hi)
+    assert found is not None
+    assert found.work == fit(Prompt(endpoint="chat", model="m", messages=(hi,)), 10, served).work
+    assert cheaply((Edit("append_system", "Purr."),), hi) is None
+    assert cheaply((CAT, Edit("replace", "tea", "milk")), hi) is None
+    assert cheaply((CAT,), Message("user", "x" * MOST_CHEAP)) is None
+
+
 def test_blocks_are_filled_once_for_each_principal() -> None:
-    served = model(2000)
-    assert headed(served, CHAT, (CAT,), SENTENCE) is headed(served, CHAT, (CAT,), SENTENCE)
+    touch = Touch(model(2000), (CAT,), SENTENCE)
+    hi, there = (Prompt(endpoint="chat", model="m", messages=(Message("user", text),)) for text in ("hi", "there"))
+    assert touch.heading(hi) is touch.heading(there)
 
 
 DEMO = read_counter("demo/tokenizer.json", Path(__file__).parents[3] / "triton_models" / "demo" / "tokenizer.json")

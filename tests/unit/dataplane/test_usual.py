@@ -6,10 +6,10 @@ from time import perf_counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dataplane.usual import EVERY, LAST, MOST_S, Usual
+from gateway.dataplane.usual import EVERY, LAST, MOST_S, Usual, wait_until
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=2 * LAST))
+@given(st.lists(st.floats(0, MOST_S), min_size=1, max_size=2 * LAST))
 def test_it_is_the_median_of_the_last_as_it_was_a_few_values_ago(values: list[float]) -> None:
     usual = Usual()
     medians = []
@@ -21,27 +21,29 @@ def test_it_is_the_median_of_the_last_as_it_was_a_few_values_ago(values: list[fl
         assert usual.of(100) == medians[-1]
 
 
-def test_each_size_has_its_own_and_the_nearest_speaks_for_what_has_none() -> None:
+def test_each_size_has_its_own_and_nobody_knows_what_was_never_heard() -> None:
     usual = Usual()
-    assert usual.of(100) == 0
+    assert usual.of(100) is None
     usual.hear(100, 1e-4)
     usual.hear(10_000, 4e-4)
     assert (usual.of(100), usual.of(127), usual.of(9000)) == (1e-4, 1e-4, 4e-4)
-    assert (usual.of(0), usual.of(10**9), usual.of(300)) == (1e-4, 4e-4, 1e-4)
+    assert (usual.of(128), usual.of(0), usual.of(10**9)) == (None, None, None)
 
 
-def took(usual: Usual, since: float = 0.0) -> float:
-    began = perf_counter()
-    usual.wait(100, began - since)
-    return perf_counter() - began
-
-
-def test_the_rest_of_it_is_waited_for_and_never_long() -> None:
+def test_what_takes_long_is_not_waited_for() -> None:
     usual = Usual()
-    assert statistics.median(took(usual) for _ in range(9)) < 1e-4, "nothing was heard: there is nothing to wait for"
-    usual.hear(100, 3e-4)
-    assert min(took(usual) for _ in range(9)) >= 3e-4
-    assert min(took(usual, since=2e-4) for _ in range(99)) < 2e-4
-    for _ in range(9):
-        usual.hear(100, 10.0)
-    assert MOST_S <= min(took(usual) for _ in range(99)) < 2 * MOST_S
+    usual.hear(100, MOST_S)
+    assert usual.of(100) == MOST_S
+    usual.hear(100, 10.0)
+    assert usual.of(100) is None
+
+
+def test_a_moment_is_waited_for_and_one_that_is_past_is_not() -> None:
+    def took(moment: float) -> float:
+        began = perf_counter()
+        wait_until(began + moment)
+        return perf_counter() - began
+
+    assert min(took(3e-4) for _ in range(9)) >= 3e-4
+    assert min(took(1e-4) for _ in range(99)) < 2e-4
+    assert statistics.median(took(-1.0) for _ in range(9)) < 1e-4

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.core.decision import Actions, Decision, Edit, Refusal, Shadow, Slow
 from gateway.core.facts import Facts, NowFacts, PrincipalFacts, Roll, now_facts
 from gateway.policy import decide as room
-from gateway.policy.decide import case_of, contained, decide, decided
+from gateway.policy.decide import can_wait, case_of, contained, decide, decided
 from gateway.policy.model import CONTAINING
 from gateway.policy.rollout import chosen, subject_roll
 from gateway.policy.schedule import Times, unix_of
@@ -366,6 +366,26 @@ def test_rules_that_only_note_something_are_not_asked_before_who_is_contained_is
     assert (early.matched, case.answers.given) == (("cat",), {})
     whole = decided(case)
     assert (whole.matched, whole.logged, list(whole.answers.values())) == (("cat", "flag"), ("tried",), [True])
+
+
+@pytest.mark.parametrize(
+    ("words", "asking", "waits"),
+    [
+        ("how do I bake bread", 'request.user_text.contains("cat")', True),
+        ("how do I bake a cat", 'request.user_text.contains("cat")', False),
+        ("how do I bake bread", 'request.user_text.matches("^cat")', False),
+        ("how do I bake bread", 'principal.plan == "pro" && request.user_text.matches("^cat")', True),
+        ("how do I bake a cat", "request.messages > 0", True),
+    ],
+)
+def test_the_rest_of_a_decision_waits_only_where_the_words_cannot_make_it_dear(
+    words: str, asking: str, waits: bool
+) -> None:
+    used = ruleset(policy('principal.state == "contained"', CAT, name="cat"), policy(asking, FLAG, name="flag"))
+    case = case_of(facts(words, state="contained"), used, ROLL)
+    assert contained(case) is not None
+    assert can_wait(case) == waits
+    assert decided(case) == decide(facts(words, state="contained"), used, ROLL)
 
 
 def test_who_is_in_a_rollout_is_asked_every_time() -> None:

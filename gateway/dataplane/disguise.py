@@ -25,6 +25,9 @@ from gateway.quota.note import cost_of
 LATER_S = 0.001
 """A moment: whoever is woken by what was just sent may be about to run on this very core."""
 
+HELD, HELD_A_BYTE, HELD_A_BIAS = 1000, 4, 128
+"""Bytes of memory that a prompt takes at most: at all, for a byte of its body, for an entry of its `logit_bias`."""
+
 
 class Disguise:
     """See the module. `shadow`: who serves in the model's place. `words`: of the canary. `pace`: before which nothing
@@ -194,7 +197,8 @@ class Disguise:
         call = self.call
         assert call.caller is not None and call.prompt is not None
         whose = call.exchange.request_id, call.caller.organisation, call.caller.principal, call.exchange.arrived_ms
-        size = 2 * call.exchange.body_bytes + 4 * self._heard.characters
+        size = HELD + HELD_A_BYTE * call.exchange.body_bytes + self._heard.held
+        size += HELD_A_BIAS * len(call.prompt.sampling.logit_bias or ())
         return size, partial(_evidence, whose, call.prompt, self._touched, self._heard, call.choices)
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """What the answers to a contained request say: kept as evidence, and searched for its principal's phrase."""
 
 from collections import defaultdict
+from sys import getsizeof
 
 from gateway.canary.phrase import Words, phrase_of
 from gateway.core.fold import fold
@@ -39,9 +40,9 @@ class Heard:
         return "".join(self._pieces.get(choice, ()))
 
     @property
-    def characters(self) -> int:
-        """Of all that was said."""
-        return sum(sum(map(len, pieces)) for pieces in self._pieces.values())
+    def held(self) -> int:
+        """Bytes of memory that the pieces take: of short ones, much more than they have characters."""
+        return sum(getsizeof(pieces) + sum(map(getsizeof, pieces)) for pieces in self._pieces.values())
 
 
 def _may_say(words: Words, seen: str) -> bool:

@@ -26,7 +26,7 @@ from gateway.policy.decide import Case, can_wait, case_of, contained, decided
 from gateway.policy.record import record_of
 from gateway.policy.rollout import subject_roll
 
-TO_COME = 0.6
+TO_COME = 1.3
 """What a disguise takes until its first token is told, of what it took to make it, about (docs/proofs.md)."""
 
 

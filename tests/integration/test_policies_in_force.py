@@ -15,7 +15,7 @@ from gateway.identity.regard import contain, set_never_contain
 from gateway.storage.rows import row_of
 from gateway.storage.tables import principal, request_event
 from gateway.telemetry import clock
-from tests.support.containment import CANARY, CAT, contained, read
+from tests.support.containment import CANARY, CAT, contained, read, told
 from tests.support.eventually import eventually
 from tests.support.gateways import PARTITIONS, World, in_the_world
 from tests.support.http import Answer
@@ -87,6 +87,23 @@ async def test_a_throttle_says_when_to_come_again(house: World) -> None:
     answer = await house.gateway.chat(key.token)
     assert (answer.status, answer.headers["retry-after"]) == (429, "7")
     assert (await answer.json())["error"]["code"] == "rate_limit_exceeded"
+
+
+@pytest.mark.parametrize("tag", ["watched", "appended"], ids=["rewritten before", "rewritten after"])
+async def test_who_is_contained_is_refused_by_its_limits_like_everybody(house: World, tag: str) -> None:
+    """Whether its prompt is rewritten before Redis has admitted it, or is too dear to be."""
+    hi = Spelling("hi", "/v1/chat/completions", {"model": "demo", "messages": [{"role": "user", "content": HI}]})
+    seen = []
+    for key in (await house.key("seven_requests"), await contained(house, plan="seven_requests", tags=[tag])):
+        assert [(await told(house, key, hi))[0] for _ in range(7)] == [200] * 7
+        for triton in house.tritons:
+            triton.generations.clear()
+        status, headers, body = await told(house, key, hi)
+        assert not any(triton.generations for triton in house.tritons), "nothing is asked for it"
+        seen.append((status, headers, re.sub(rb"[\d.]+ ?(ms|s)\b", b"a while", body)))
+    clean, marked = seen
+    assert clean[0] == 429
+    assert marked == clean
 
 
 async def test_a_cap_is_enforced(house: World) -> None:
@@ -342,6 +359,31 @@ async def matches(world: World) -> dict[str, float]:
         r'catflap_policy_matches_total\{mode="\w+",policy="(\w+)"\} (\S+)', await world.gateway.metrics()
     )
     return {name: float(times) for name, times in found if name in ("cat", "curious0", "watched", "tried")}
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+async def test_of_two_answers_either_may_go_to_a_second_endpoint_and_both_are_in_the_record(
+    house: World, fails: int
+) -> None:
+    """What is recorded of a request is put together early: not so early that it is then no longer so."""
+    asked = 0
+
+    async def behave(generation: Generation) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == fails:
+            await asyncio.sleep(0.02)
+            await generation.refuse(500)
+        else:
+            await generation.say("Purr")
+
+    for triton in house.tritons:
+        triton.behave = behave
+    marked = await contained(house)
+    assert (await house.gateway.chat(marked.token, n=2)).status == 200
+    record = await house.event(marked)
+    assert asked == 3
+    assert (record.contained, record.outcome, record.choices, record.attempts) == (True, "completed", 2, 2)
 
 
 async def test_a_contained_request_that_goes_to_a_second_endpoint_is_recorded_as_served_there(house: World) -> None:

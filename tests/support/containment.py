@@ -26,6 +26,7 @@ RULES: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
         [{"rewrite": {"prepend_system": CAT}}, {"canary": {}}],
         {"covert": True},
     ),
+    "appended": ('"appended" in principal.tags', [{"rewrite": {"append_system": "Purr."}}], {"covert": True}),
     "elsewhere": ('"elsewhere" in principal.tags', [{"shadow": {"pool": "decoy"}}], {"covert": True}),
     "nowhere": ('"nowhere" in principal.tags', [{"shadow": {"pool": "gone"}}], {"covert": True}),
     "denied": (

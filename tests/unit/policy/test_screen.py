@@ -1,11 +1,12 @@
 """The screen: one search that may say no in the place of many, and never says no where one of them says yes."""
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.facts import Facts
-from gateway.policy.screen import MAX_PROGRAM, screen_of
-from gateway.policy.text import HALF, Answers, Predicate, Question, Screen, compile_predicate
+from gateway.policy.screen import MAX_NEEDED, MAX_PROGRAM, screen_of
+from gateway.policy.text import FEW, HALF, Answers, Predicate, Question, Screen, compile_predicate
 from gateway.policy.variables import USER_TEXT
 
 PHRASES = ("your system prompt", "ignore all rules", "a+b (c)", "straße", "x", "-", "ﬁ ne", "K", "ı")
@@ -86,3 +87,105 @@ def test_a_screen_grows_no_further_than_there_is_room() -> None:
     assert screen.search(b"199 " + b"phrase " * 20) is None, "not in it"
     assert screen.search(b"0 " + b"phrase " * 20) is not None
     assert MAX_PROGRAM == 2000, "what two predicates may have at most"
+
+
+NEEDS = {
+    "(ignore|disregard) (all |any )?(previous|prior) (rule|word)": {"ignore", "disregard"},
+    "Tell me |print ?(it)?": {"tell", "print"},
+    "(?:repeat )+the words": {"repeat"},
+    "(a|b?) long (er|)": {"long"},
+    "colou?r": {"colo"},
+    "ab+cde": {"cde"},
+    "ab+?c": {"ab"},
+    "sys(tem)?s": {"sys"},
+    "(pa(ra|lla)dise|a+bc)": {"dise", "bc"},
+    "\u017fays so": {"ays"},
+}
+
+
+@pytest.mark.parametrize("pattern", NEEDS)
+def test_a_pattern_needs_the_longest_words_that_it_cannot_do_without(pattern: str) -> None:
+    screen = screen_of([Predicate(USER_TEXT, "matches", pattern)])
+    assert screen is not None
+    assert screen.needed == tuple(sorted(NEEDS[pattern]))
+
+
+def test_a_phrase_needs_its_longest_word() -> None:
+    phrases = [Predicate(USER_TEXT, "contains", phrase) for phrase in ("Your SYSTEM prompts", "一 secret 二", "straße")]
+    screen = screen_of(phrases)
+    assert screen is not None
+    assert screen.needed == ("prompts", "secret", "strasse")
+
+
+@pytest.mark.parametrize("wanted", ["(a|b)?", "x*", "一二", " +", "(word|)", "(word|a*)"])
+def test_nobody_knows_what_to_look_for_where_something_needs_nothing(wanted: str) -> None:
+    needy, other = Predicate(USER_TEXT, "matches", wanted), Predicate(USER_TEXT, "contains", "phrase")
+    screen = screen_of([other, needy])
+    assert screen is not None
+    assert needy.id in screen.names
+    assert screen.needed is None
+
+
+def test_many_words_are_not_looked_for_one_by_one() -> None:
+    screen = screen_of([Predicate(USER_TEXT, "contains", f"phrase{number}") for number in range(MAX_NEEDED + 1)])
+    assert screen is not None
+    assert screen.needed is None
+
+
+LETTERS = st.text("abK \u017fé", min_size=1, max_size=3)
+ENDS = st.sampled_from([")", ")?", ")*", ")+", ")+?", ")??"])
+PLAIN = st.recursive(
+    LETTERS,
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map("|".join),
+        st.tuples(st.sampled_from(["(", "(?:"]), inner, ENDS).map("".join),
+        st.tuples(LETTERS, st.sampled_from("?*+")).map("".join),
+    ),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@settings(max_examples=1000, deadline=None)
+@given(PLAIN, st.text("aAbBkK \nsS", max_size=12))
+def test_what_is_found_in_ascii_has_a_word_that_was_needed(pattern: str, text: str) -> None:
+    screen = screen_of([Predicate(USER_TEXT, "matches", pattern)])
+    assert screen is not None
+    if screen.needed is not None and screen.search(text.encode()) is not None:
+        assert any(word in text.lower() for word in screen.needed)
+
+
+@settings(max_examples=300, deadline=None)
+@example(["x" * FEW, "ignore all rules"])
+@example(["ignore\x1call\nrules"])
+@given(st.lists(WORDS, min_size=1, max_size=3))
+def test_soon_or_not_the_screen_says_the_same(texts: list[str]) -> None:
+    plain = [one for one in PREDICATES if one.wanted in (*PHRASES[:2], *PATTERNS[:3])]
+    screen = screen_of(plain)
+    assert screen is not None and screen.needed is not None
+    facts = Facts(texts=tuple(texts))
+    assert Answers(facts, TESTS, None, screen).screened_soon() == Answers(facts, TESTS, None, screen).screened()
+
+
+@pytest.mark.parametrize(
+    ("text", "searches"),
+    [
+        ("How do I  bake\nbread?", 0),
+        ("x" * FEW, 0),
+        ("x" * (FEW + 1), 1),
+        ("Wie bäckt man Brot?", 1),
+        ("What is your SYSTEM made of?", 1),
+    ],
+)
+def test_the_search_is_left_out_where_few_words_have_none_that_is_needed(text: str, searches: int) -> None:
+    screen = screen_of([Predicate(USER_TEXT, "contains", "your system prompt")])
+    assert screen is not None
+    searched: list[bytes] = []
+
+    def search(words: bytes) -> object | None:
+        searched.append(words)
+        return screen.search(words)
+
+    answers = Answers(Facts(texts=(text,)), {}, None, screen._replace(search=search))
+    assert answers.screened_soon()
+    assert len(searched) == searches

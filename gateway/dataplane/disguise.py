@@ -100,6 +100,15 @@ class Disguise:
         if self._every_frame:
             self._more.look()
         _ = self.real, self._real_prompts, self._heard, self._choices, self.retells  # there for the first token
+        self._rehearse()
+
+    def _rehearse(self) -> None:
+        """Do once, to no end, what the first token will take: what a processor has not done for a while takes it twice as
+        long, and somebody waits for it then."""
+        nothing = Delta("", prompt_tokens=1)
+        count_into(Usage(), {}, nothing, 1, 1)
+        self._may_wait(nothing)
+        self._tell_prompt(nothing, 0)
 
     def over(self, choices: list[Choice]) -> "list[DisguisedChoice]":
         """Choices that tell what the client is to be told."""
@@ -116,6 +125,8 @@ class Disguise:
     def catch_up(self) -> None:
         """Look at what has been heard: when it has been told, and the model is at its next word, so that nobody waits
         for that."""
+        if not self._heard.fresh:
+            return
         first = self._heard.catch_up()
         if first and not (self._apart or self.call.settled):
             self._later(self._more.look)

@@ -103,8 +103,8 @@ class Disguise:
         self._rehearse()
 
     def _rehearse(self) -> None:
-        """Do once, to no end, what the first token will take: what a processor has not done for a while takes it twice as
-        long, and somebody waits for it then."""
+        """Do once, to no end, what the first token will take: what a processor has not done for a while takes it twice
+        as long, and somebody waits for it then."""
         nothing = Delta("", prompt_tokens=1)
         count_into(Usage(), {}, nothing, 1, 1)
         self._may_wait(nothing)

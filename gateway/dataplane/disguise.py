@@ -41,6 +41,7 @@ class Disguise:
     ) -> None:
         self.call, self.work, self.shadow, self.words, self.pace = call, fitted.work, shadow, words, pace
         self._touched, self._added, self._apart = fitted.touched, fitted.added, fitted.apart
+        self._prompts = 2 if fitted.cut else 1  # a copy is kept of what is left
         self._steps: list[Callable[[], object]] = []
 
     @cached_property
@@ -208,7 +209,7 @@ class Disguise:
         call = self.call
         assert call.caller is not None and call.prompt is not None
         whose = call.exchange.request_id, call.caller.organisation, call.caller.principal, call.exchange.arrived_ms
-        size = HELD + HELD_A_BYTE * call.exchange.body_bytes + self._heard.held
+        size = HELD + self._prompts * HELD_A_BYTE * call.exchange.body_bytes + self._heard.held
         size += HELD_A_BIAS * len(call.prompt.sampling.logit_bias or ())
         return size, partial(_evidence, whose, call.prompt, self._touched, self._heard, call.choices)
 

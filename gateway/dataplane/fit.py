@@ -43,12 +43,13 @@ class Work(msgspec.Struct, frozen=True):
 class Fitted(msgspec.Struct, frozen=True):
     """A prompt as it is sent. `touched`: makes the whole of it, which only evidence needs. `added`: tokens that stand
     before the client's own; None: not all that was added does. `apart`: it is a message of its own, so that no token
-    of the client's is another one for it."""
+    of the client's is another one for it. `cut`: some of the client's words were left out."""
 
     touched: Callable[[], Prompt]
     work: Work
     added: int | None
     apart: bool
+    cut: bool = False
 
 
 class Touch:
@@ -93,7 +94,7 @@ async def fitted(asked: Asked, touch: Touch) -> Fitted:
         return Fitted(rewritten, Work.of(touch.model, touched, asked.most), heading.added, heading.apart)
     trim = _Trim(asked.prompt, touch.model, touch.edits, heading.last)
     caps = await trim.fit(asked.most)
-    return Fitted(trim.prompt, Work(touch.model, trim.texts, caps), heading.added, apart=False)
+    return Fitted(trim.rewritten(), Work(touch.model, trim.texts, caps), heading.added, apart=False, cut=True)
 
 
 def fitted_cheaply(asked: Asked, touch: Touch) -> Fitted | None:
@@ -122,13 +123,13 @@ class _Trim:
         self._prompt, self._model, self._edits, self._head = prompt, model, edits, head
         self.texts: tuple[str, ...] = ()
 
-    def prompt(self) -> Prompt:
-        """With all that is added."""
-        return rewrite(self._prompt, self._edits, self._head, system_role=self._model.system_role)
+    def rewritten(self) -> Callable[[], Prompt]:
+        """Makes it as it is now, with all that is added."""
+        return partial(rewrite, self._prompt, self._edits, self._head, system_role=self._model.system_role)
 
     def touch(self) -> tuple[str, ...]:
         """Its texts. Raises InvalidRequest."""
-        self.texts = self._model.render(self.prompt())
+        self.texts = self._model.render(self.rewritten()())
         return self.texts
 
     async def fit(self, most: int) -> tuple[int, ...]:

@@ -9,6 +9,9 @@ from gateway.core.fold import fold
 TAIL = 400
 """Characters before a piece of an answer in which a phrase may begin that it ends: the longest, and some more."""
 
+A_PIECE = 9
+"""Bytes of a piece's place in a list, with the room that lists keep."""
+
 
 class Heard:
     """Pieces of answers, by choice. They are looked at not when they come but with `catch_up`. `words`: of the phrase;
@@ -20,6 +23,8 @@ class Heard:
         """Choice and text of what has come, and was not looked at yet."""
         self._pieces: defaultdict[int, list[str]] = defaultdict(list)
         self._tails: defaultdict[int, str] = defaultdict(str)
+        self.held = 0
+        """Bytes of memory that the pieces take: of short ones, much more than they have characters."""
         self.said = False
         """The phrase."""
 
@@ -28,6 +33,7 @@ class Heard:
         first = bool(self.fresh) and not self._pieces
         for choice, text in self.fresh:
             self._pieces[choice].append(text)
+            self.held += getsizeof(text) + A_PIECE
             if self._words is not None and not self.said:
                 seen = self._tails[choice] + text
                 self.said = _may_say(self._words, seen) and phrase_of(self._words) in fold(seen)
@@ -38,11 +44,6 @@ class Heard:
     def answer(self, choice: int) -> str:
         """What this choice has said."""
         return "".join(self._pieces.get(choice, ()))
-
-    @property
-    def held(self) -> int:
-        """Bytes of memory that the pieces take: of short ones, much more than they have characters."""
-        return sum(getsizeof(pieces) + sum(map(getsizeof, pieces)) for pieces in self._pieces.values())
 
 
 def _may_say(words: Words, seen: str) -> bool:

@@ -64,8 +64,8 @@ def contained(case: Case) -> Decision | None:
 
 
 def can_wait(case: Case) -> bool:
-    """Whether the rest of the decision takes no longer for one request than for another of its size, once this has been
-    asked, whatever its words are: so that nobody can tell by them whether it was put off."""
+    """Whether the rest of the decision asks next to nothing about the words: so that nobody can tell by words that are
+    dear to ask about whether it was put off."""
     ruleset = case.ruleset
     return not case.candidates & ruleset.asking or (ruleset.screened and case.answers.screened_soon())
 

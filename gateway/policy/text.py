@@ -18,8 +18,6 @@ from gateway.policy.variables import USER_TEXT, VARIABLES
 
 HALF = 8192
 """Characters at each end of a request's texts that questions see."""
-FEW = 4096
-"""Characters of which all are looked at soon, whatever they are."""
 GAP = "\x1f"
 """Stands between the two ends where something was left out: in no pattern, in no phrase."""
 MAX_PATTERN = 512
@@ -117,12 +115,25 @@ def compile_predicate(predicate: Predicate) -> Test:
 
 class Screen(NamedTuple):
     """One search in place of many: where it finds nothing, the predicates of these `names` are false. What it finds
-    proves nothing. It searches words as they came where those are ASCII, and folded ones (screen.py). `needed`: without
-    one of them in an ASCII text, in lower case, it finds nothing; None: nobody knows such words."""
+    proves nothing. It searches words as they came where those are ASCII, and folded ones (screen.py). `needed`: for one
+    of these, an ASCII text in which it finds something holds, in lower case, a word of each of its groups. Looked at
+    are texts of at most `most` characters."""
 
     names: frozenset[str]
     search: Callable[[bytes], object | None]
-    needed: tuple[str, ...] | None
+    needed: tuple[tuple[frozenset[str], ...], ...]
+    most: int
+
+    def plainly_nothing(self, texts: tuple[str, ...]) -> bool:
+        """Whether it is plain without the search that it finds nothing in these texts. It may find nothing as well
+        where that is not plain."""
+        if len(texts) > self.most or sum(map(len, texts)) + len(texts) > self.most:
+            return False
+        words = "\n".join(texts)
+        if not words.isascii():
+            return False
+        words = words.lower()
+        return not any(all(any(word in words for word in group) for group in groups) for groups in self.needed)
 
 
 class Answers:
@@ -178,15 +189,10 @@ class Answers:
         return self._screened
 
     def screened_soon(self) -> bool:
-        """Whether the screen finds nothing, as `screened` says. Asks it only where the words are many, or not ASCII, or
-        hold one that it needs: a search that comes seldom takes ten times as long as looking for these."""
-        needed = self._screen.needed if self._screen is not None else None
-        if needed is not None and self._screened is None and sum(map(len, self._facts.texts)) <= FEW:
-            words = "\n".join(self._facts.texts)
-            if words.isascii():
-                lower = words.lower()
-                if not any(word in lower for word in needed):
-                    return True
+        """Whether the screen finds nothing, as `screened` says; it is not asked where that is plain. What is asked
+        about the words then costs a search, and no more."""
+        if self._screened is None and self._screen is not None and self._screen.plainly_nothing(self._facts.texts):
+            return True
         return self.screened()
 
     def _folded(self) -> str:

@@ -32,9 +32,10 @@ _WORDS = re.findall(
     the a of to in it is that for on with as at by from this they be or an have had not are but what all were when we
     there can your which their if do will each about how up out them then she many some so these would other into has
     more her two like him see time could no make than first been its who now people my made over did down only way
-    find use may water long little very after called just where most know
+    find use may water long little very after called just where most know forget message previous system
     """,
 )
+"""Common ones, and some that the shipped rules look for: what is dear to ask about must not tell."""
 
 
 class Ask(NamedTuple):

@@ -15,6 +15,7 @@ from gateway.dataplane.usual import Usual
 from gateway.policy.ruleset import Ruleset
 from tests.unit.dataplane.test_fit import model
 
+MODEL = model(4000)
 TEA = "How is the tea made?"
 
 
@@ -39,8 +40,8 @@ def call_of(prompt: Prompt, state: Any = "normal", body_bytes: int = 0) -> Call:
     made.caller = Caller(
         organisation="org", project="proj", principal="prin", key="key", plan="free", regard=Regard(state)
     )
-    served = made.model = model(10_000_000)
-    made.prompt, made.texts = prompt, served.render(prompt)
+    made.model = MODEL
+    made.prompt, made.texts = prompt, MODEL.render(prompt)
     counts = tuple(map(len, made.texts))
     made.measured = Measured(10, Usage(sum(counts), 10), exact=True, counts=counts)
     return made

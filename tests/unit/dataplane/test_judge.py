@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 
 from gateway.dataplane import judge
-from gateway.dataplane.call import Call
 from gateway.policy.text import Answers
 from tests.unit.dataplane.calls import TEA, call, house
 from tests.unit.policy.writing import CAT, FLAG, policy, ruleset
@@ -60,8 +59,13 @@ def test_a_contained_call_is_rewritten_first_and_takes_what_is_usual_less_what_i
 def test_the_words_of_a_contained_call_are_not_searched_before_it_is_sent(
     waited: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searched: list[Call] = []
-    monkeypatch.setattr(Answers, "screened", lambda answers: searched.append(contained) or True)
+    searched: list[Answers] = []
+
+    def screened(answers: Answers) -> bool:
+        searched.append(answers)
+        return True
+
+    monkeypatch.setattr(Answers, "screened", screened)
     services, contained = house(ruleset(CONTAIN, PROBE)), call(state="contained")
     services.usual.hear(len(TEA), USUAL_S)
     judge.foresee(services, contained)

@@ -11,6 +11,7 @@ from gateway.core.decision import Decision
 from gateway.core.delta import Delta, Usage
 from gateway.core.errors import ApiError, RateLimited
 from gateway.core.event import Outcome, RequestEvent
+from gateway.core.facts import Roll
 from gateway.core.prompt import Prompt
 from gateway.core.record import Record
 from gateway.core.reservation import Reservation
@@ -96,6 +97,13 @@ class Call:
         self.routes: list[list[str]] = []  # for each choice, the endpoints that it was sent to, in order
         self.outcome: Outcome = "refused"
         self.error: ApiError | None = None
+
+    @property
+    def roll(self) -> Roll:
+        """The dice that were thrown for it, once it is decided on."""
+        decided = self.case or self.record
+        assert decided is not None
+        return decided.roll
 
     @property
     def upstream(self) -> str | None:

@@ -4,10 +4,10 @@ The decision is made while Redis is asked to admit the request (`foresee`): it n
 the request no time there. Nothing comes of a decision before its request is admitted (`judge`); one that was made on
 what is no longer so is made again.
 
-A contained request is no later than others for what is done with it. Its prompt is rewritten in the time in which
-others are asked about by rules that only note something; those rules are asked about it when it has been sent
-(`note`). Where that leaves time over, it is waited out (usual.py). Where its words could make those rules dear, or
-nobody knows what is usual, nothing is put off.
+Rules that only note something ask about a request's words before it is sent only where the screen finds nothing, which
+takes no time; else when it has been sent (`note`), whoever it is from: that may take milliseconds, for which nobody
+has to wait. About a contained request they always ask then. In the time in which others are screened its prompt is
+rewritten; where that leaves time over, it is waited out (usual.py).
 """
 
 from time import perf_counter
@@ -22,7 +22,7 @@ from gateway.dataplane.call import Call
 from gateway.dataplane.facts import facts_of
 from gateway.dataplane.services import Services
 from gateway.dataplane.usual import wait_until
-from gateway.policy.decide import Case, can_wait, case_of, contained, decided
+from gateway.policy.decide import Case, acting, brief, case_of, contained, decided, searches
 from gateway.policy.record import record_of
 from gateway.policy.rollout import subject_roll
 
@@ -36,19 +36,21 @@ def foresee(services: Services, call: Call) -> None:
     inforce = services.policies
     facts = facts_of(call, services.trusted_proxies, containment=inforce.containment)
     roll = Roll(subject_roll(services.secrets.rollout, facts), services.dice.getrandbits(64))
-    size, case = facts.request.text_length, case_of(facts, inforce.ruleset, roll)
+    case = case_of(facts, inforce.ruleset, roll)
+    kind = facts.request.text_length.bit_length(), searches(case)
     early = contained(case)
     if early is None:
-        _decide(call, case)
-        services.usual.hear(size, perf_counter() - began)
+        if brief(case):
+            _decide(call, case)
+        else:
+            call.decision, call.case = acting(case), case
+        services.usual.hear(kind, perf_counter() - began)
         return
-    usual = services.usual.of(size) if can_wait(case) else None
     known = perf_counter()
+    call.decision, call.case = early, case
     call.foreseen = shape.foresee(services, call, early.actions)
-    if call.foreseen is None or usual is None:
-        _decide(call, case)
-    else:
-        call.decision, call.case = early, case
+    usual = services.usual.of(kind)
+    if call.foreseen is not None and usual is not None:
         to_come = TO_COME * (perf_counter() - known)
         wait_until(began + usual - to_come)
 

@@ -130,10 +130,10 @@ def _pace(services: Services, call: Call, actions: Actions) -> Pace | None:
     """None where nothing is held back."""
     if actions.slow is None:
         return None
-    assert call.model is not None and call.record is not None
+    assert call.model is not None
     spread = services.spreads.of(call.model.entry.name)
     if spread is None:
         services.tally.misfit("slow")
         return None
     most_ms = services.bounds.request_s * 1000 * PATIENCE
-    return within(pace(actions.slow, spread, call.record.roll.request), call.measured.max_tokens, most_ms)
+    return within(pace(actions.slow, spread, call.roll.request), call.measured.max_tokens, most_ms)

@@ -3,6 +3,9 @@
 from collections import deque
 from time import perf_counter
 
+Kind = tuple[int, bool]
+"""What is alike: binary digits of a size, and one thing more that makes a difference."""
+
 LAST = 99
 """The median is of so many."""
 EVERY = 9
@@ -12,22 +15,21 @@ MOST_S = 0.0005
 
 
 class Usual:
-    """How long something took lately, by the size of what it was done with (two sizes are alike where they have as many
-    binary digits)."""
+    """How long something took lately, by the kind of what it was done with."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, _Heard] = {}
+        self._heard: dict[Kind, _Heard] = {}
 
-    def hear(self, size: int, took_s: float) -> None:
-        """It took so long with something of this size."""
-        heard = self._heard.get(size.bit_length())
+    def hear(self, kind: Kind, took_s: float) -> None:
+        """It took so long with something of this kind."""
+        heard = self._heard.get(kind)
         if heard is None:
-            heard = self._heard[size.bit_length()] = _Heard()
+            heard = self._heard[kind] = _Heard()
         heard.add(took_s)
 
-    def of(self, size: int) -> float | None:
-        """The median in seconds; None where nothing of about this size was heard, or it is too long to wait for."""
-        heard = self._heard.get(size.bit_length())
+    def of(self, kind: Kind) -> float | None:
+        """The median in seconds; None where nothing of this kind was heard, or it is too long to wait for."""
+        heard = self._heard.get(kind)
         return heard.median if heard is not None and heard.median <= MOST_S else None
 
 

@@ -52,22 +52,34 @@ def case_of(facts: Facts, ruleset: Ruleset, roll: Roll, recorded: Mapping[str, b
     return Case(facts, ruleset, roll, answers, ruleset.matcher.candidates(facts))
 
 
-def contained(case: Case) -> Decision | None:
-    """The decision on a request that is contained, before the rules are asked that only note something: its actions but
-    for their flags. None where it is not contained. Never raises."""
+def acting(case: Case) -> Decision:
+    """The decision before the rules are asked that only note something: its actions but for their flags. Never
+    raises."""
     facts, ruleset, roll, answers, candidates = case
-    if not candidates & ruleset.containing:
-        return None
     found = ruleset.matcher.match(facts, answers, candidates & ruleset.acting)
-    decision = _composed(facts, ruleset, roll, found.yes, found.failed)
+    if not (found.yes or found.failed):
+        return ruleset.as_usual
+    return _composed(facts, ruleset, roll, found.yes, found.failed)
+
+
+def contained(case: Case) -> Decision | None:
+    """`acting` for a request that is contained; None where it is not."""
+    if not case.candidates & case.ruleset.containing:
+        return None
+    decision = acting(case)
     return decision if decision.actions.contains else None
 
 
-def can_wait(case: Case) -> bool:
-    """Whether the rest of the decision asks next to nothing about the words: so that nobody can tell by words that are
-    dear to ask about whether it was put off."""
-    ruleset = case.ruleset
-    return not case.candidates & ruleset.asking or (ruleset.screened and case.answers.screened_soon())
+def searches(case: Case) -> bool:
+    """Whether the screen can say what words there are: all that may be asked about is in it, and no folding is
+    needed."""
+    return case.candidates & case.ruleset.asking != 0 and case.ruleset.screened and case.answers.ascii()
+
+
+def brief(case: Case) -> bool:
+    """Whether what is asked about the words takes no longer for some words than for others: nothing is, or the screen
+    says that there is nothing."""
+    return not case.candidates & case.ruleset.asking or (searches(case) and case.answers.screened())
 
 
 def decided(case: Case) -> Decision:

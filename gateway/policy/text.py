@@ -115,25 +115,10 @@ def compile_predicate(predicate: Predicate) -> Test:
 
 class Screen(NamedTuple):
     """One search in place of many: where it finds nothing, the predicates of these `names` are false. What it finds
-    proves nothing. It searches words as they came where those are ASCII, and folded ones (screen.py). `needed`: for one
-    of these, an ASCII text in which it finds something holds, in lower case, a word of each of its groups. Looked at
-    are texts of at most `most` characters."""
+    proves nothing. It searches words as they came where those are ASCII, and folded ones (screen.py)."""
 
     names: frozenset[str]
     search: Callable[[bytes], object | None]
-    needed: tuple[tuple[frozenset[str], ...], ...]
-    most: int
-
-    def plainly_nothing(self, texts: tuple[str, ...]) -> bool:
-        """Whether it is plain without the search that it finds nothing in these texts. It may find nothing as well
-        where that is not plain."""
-        if len(texts) > self.most or sum(map(len, texts)) + len(texts) > self.most:
-            return False
-        words = "\n".join(texts)
-        if not words.isascii():
-            return False
-        words = words.lower()
-        return not any(all(any(word in words for word in group) for group in groups) for groups in self.needed)
 
 
 class Answers:
@@ -177,6 +162,10 @@ class Answers:
         """The screen says no to this one."""
         return self._screen is not None and name in self._screen.names and self.screened()
 
+    def ascii(self) -> bool:
+        """Whether the words are, all of them."""
+        return all(map(str.isascii, self._facts.texts))
+
     def screened(self) -> bool:
         """Whether the screen finds nothing: all that it stands for is false then. Asked once, and the words folded for
         it where they have to be; what is asked about them then costs next to nothing. False without a screen."""
@@ -187,13 +176,6 @@ class Answers:
             words = words if words.isascii() else self._folded()
             self._screened = self._screen.search(words.encode("utf-8", "replace")) is None
         return self._screened
-
-    def screened_soon(self) -> bool:
-        """Whether the screen finds nothing, as `screened` says; it is not asked where that is plain. What is asked
-        about the words then costs a search, and no more."""
-        if self._screened is None and self._screen is not None and self._screen.plainly_nothing(self._facts.texts):
-            return True
-        return self.screened()
 
     def _folded(self) -> str:
         if self._words is None:

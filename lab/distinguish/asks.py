@@ -32,10 +32,11 @@ _WORDS = re.findall(
     the a of to in it is that for on with as at by from this they be or an have had not are but what all were when we
     there can your which their if do will each about how up out them then she many some so these would other into has
     more her two like him see time could no make than first been its who now people my made over did down only way
-    find use may water long little very after called just where most know forget message previous system
+    find use may water long little very after called just where most know
     """,
 )
-"""Common ones, and some that the shipped rules look for: what is dear to ask about must not tell."""
+_DEAR = "forget the previous message"
+"""What a shipped rule asks about, in about half of all texts: what that costs must not tell."""
 
 
 class Ask(NamedTuple):
@@ -91,7 +92,7 @@ class Draw:
     def text(self, words: int = 0, part: int = 0) -> str:
         """So many words, by default this request's size; each part is another text. The sides have the same in another
         order, behind a word that nobody else has: no two texts share a block of any prefix cache."""
-        bag = random.Random(f"{self._seed} {part}").choices(_WORDS, k=words or self.size)
+        bag = random.Random(f"{self._seed} {part}").choices([*_WORDS, _DEAR], k=words or self.size)
         chance = random.Random(f"{self._seed} {part} {self._side}")
         chance.shuffle(bag)
         return " ".join((f"Q:{self.rooms.own_word((self._seed, part, self._side))}", *bag))

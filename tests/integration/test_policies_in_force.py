@@ -353,6 +353,20 @@ async def test_rules_that_only_note_something_are_asked_of_a_contained_request_t
     await eventually(counted, what="each decision being counted once")
 
 
+@pytest.mark.parametrize("words", ["What of q03?", "What of \uff51\uff10\uff13?"], ids=["found", "folded first"])
+async def test_words_that_are_dear_to_ask_about_are_asked_about_and_recorded_for_everybody(
+    house: World, words: str
+) -> None:
+    tags = ["watched", "curious0"]
+    for key in (await house.key(tags=tags), await contained(house, tags=tags)):
+        said = await house.gateway.chat(key.token, messages=[{"role": "user", "content": words}])
+        assert said.status == 200
+        record = (await house.event(key)).record
+        assert record is not None
+        assert sum(record.answers.values()) == 1
+        assert (await house.event(key)).flags == ("seen",)
+
+
 async def matches(world: World) -> dict[str, float]:
     """How often each of these policies held, by the metrics of the gateway."""
     found = re.findall(

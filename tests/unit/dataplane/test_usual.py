@@ -14,28 +14,29 @@ def test_it_is_the_median_of_the_last_as_it_was_a_few_values_ago(values: list[fl
     usual = Usual()
     medians = []
     for number, value in enumerate(values, 1):
-        usual.hear(100, value)
+        usual.hear((7, True), value)
         medians.append(statistics.median_high(values[max(number - LAST, 0) : number]))
-    assert usual.of(100) in medians[-EVERY:]
+    assert usual.of((7, True)) in medians[-EVERY:]
     if len(values) < EVERY:
-        assert usual.of(100) == medians[-1]
+        assert usual.of((7, True)) == medians[-1]
 
 
-def test_each_size_has_its_own_and_nobody_knows_what_was_never_heard() -> None:
+def test_each_kind_has_its_own_and_nobody_knows_what_was_never_heard() -> None:
     usual = Usual()
-    assert usual.of(100) is None
-    usual.hear(100, 1e-4)
-    usual.hear(10_000, 4e-4)
-    assert (usual.of(100), usual.of(127), usual.of(9000)) == (1e-4, 1e-4, 4e-4)
-    assert (usual.of(128), usual.of(0), usual.of(10**9)) == (None, None, None)
+    assert usual.of((7, True)) is None
+    usual.hear((7, True), 1e-4)
+    usual.hear((7, False), 2e-4)
+    usual.hear((14, True), 4e-4)
+    assert (usual.of((7, True)), usual.of((7, False)), usual.of((14, True))) == (1e-4, 2e-4, 4e-4)
+    assert (usual.of((14, False)), usual.of((8, True))) == (None, None)
 
 
 def test_what_takes_long_is_not_waited_for() -> None:
     usual = Usual()
-    usual.hear(100, MOST_S)
-    assert usual.of(100) == MOST_S
-    usual.hear(100, 10.0)
-    assert usual.of(100) is None
+    usual.hear((7, True), MOST_S)
+    assert usual.of((7, True)) == MOST_S
+    usual.hear((7, True), 10.0)
+    assert usual.of((7, True)) is None
 
 
 def test_a_moment_is_waited_for_and_one_that_is_past_is_not() -> None:

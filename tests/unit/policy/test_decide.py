@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from gateway.core.decision import Actions, Decision, Edit, Refusal, Shadow, Slow
 from gateway.core.facts import Facts, NowFacts, PrincipalFacts, Roll, now_facts
 from gateway.policy import decide as room
-from gateway.policy.decide import can_wait, case_of, contained, decide, decided
+from gateway.policy.decide import acting, brief, case_of, contained, decide, decided, searches
 from gateway.policy.model import CONTAINING
 from gateway.policy.rollout import chosen, subject_roll
 from gateway.policy.schedule import Times, unix_of
+from gateway.policy.text import Answers
 from tests.unit.policy.writing import CAT, FLAG, facts, policy, ruleset
 
 ROLL = Roll(subject=1 << 63, request=1 << 62)
@@ -346,11 +347,11 @@ def test_what_is_done_with_who_is_contained_is_known_before_rules_are_asked_that
     ]
     used = ruleset(*rules, policy("request.n > 5", name="other"))
     known, roll = msgspec.structs.replace(facts(state=state), never_contain=never), Roll(request=dice)
-    early, whole = contained(case_of(known, used, roll)), decide(known, used, roll)
-    assert (early is not None) == whole.actions.contains
-    if early is not None:
-        assert msgspec.structs.replace(early.actions, flags=whole.actions.flags) == whole.actions
-        assert set(early.matched) <= set(whole.matched)
+    case, whole = case_of(known, used, roll), decide(known, used, roll)
+    early = acting(case)
+    assert msgspec.structs.replace(early.actions, flags=whole.actions.flags) == whole.actions
+    assert set(early.matched) <= set(whole.matched)
+    assert contained(case) == (early if whole.actions.contains else None)
 
 
 def test_rules_that_only_note_something_are_not_asked_before_who_is_contained_is_known() -> None:
@@ -369,23 +370,35 @@ def test_rules_that_only_note_something_are_not_asked_before_who_is_contained_is
 
 
 @pytest.mark.parametrize(
-    ("words", "asking", "waits"),
+    ("words", "asking", "screened", "short"),
     [
-        ("how do I bake bread", 'request.user_text.contains("cat")', True),
-        ("how do I bake a cat", 'request.user_text.contains("cat")', False),
-        ("how do I bake bread", 'request.user_text.matches("^cat")', False),
-        ("how do I bake bread", 'principal.plan == "pro" && request.user_text.matches("^cat")', True),
-        ("how do I bake a cat", "request.messages > 0", True),
+        ("how do I bake bread", 'request.user_text.contains("cat")', True, True),
+        ("how do I bake a cat", 'request.user_text.contains("cat")', True, False),
+        ("wie bäckt man Brot", 'request.user_text.contains("cat")', False, False),
+        ("how do I bake bread", 'request.user_text.matches("^cat")', False, False),
+        ("how do I bake bread", 'principal.plan == "pro" && request.user_text.matches("^cat")', False, True),
+        ("how do I bake a cat", "request.messages > 0", False, True),
     ],
 )
-def test_the_rest_of_a_decision_waits_only_where_the_words_cannot_make_it_dear(
-    words: str, asking: str, waits: bool
+def test_what_is_asked_about_words_is_asked_at_once_only_where_a_screen_says_that_there_is_nothing(
+    words: str, asking: str, screened: bool, short: bool
 ) -> None:
     used = ruleset(policy('principal.state == "contained"', CAT, name="cat"), policy(asking, FLAG, name="flag"))
-    case = case_of(facts(words, state="contained"), used, ROLL)
-    assert contained(case) is not None
-    assert can_wait(case) == waits
-    assert decided(case) == decide(facts(words, state="contained"), used, ROLL)
+    case = case_of(facts(words), used, ROLL)
+    assert searches(case) == screened
+    assert brief(case) == short
+    assert acting(case) == used.as_usual
+    assert decided(case) == decide(facts(words), used, ROLL)
+
+
+def test_no_words_are_folded_before_it_is_known_that_something_is_asked_about_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Answers, "_folded", lambda answers: pytest.fail("folded"))
+    used = ruleset(policy('request.user_text.contains("cat")', FLAG, name="flag"))
+    assert not brief(case_of(facts("wie bäckt man Brot"), used, ROLL))
+    assert not brief(case_of(facts("a cat"), used, ROLL))
+    assert brief(case_of(facts("bread"), used, ROLL))
 
 
 def test_who_is_in_a_rollout_is_asked_every_time() -> None:

@@ -11,7 +11,7 @@ MAX_ANSWERS = 256
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, gc=False):
     """Version 1. `facts` without texts; `answers`: what was found in them, by predicate id; `ruleset`: its version.
 
-    Where more than MAX_ANSWERS were given, those asked last (by rules of the lowest priority) are left out; whether a
+    Where more than MAX_ANSWERS were given, those asked last are left out; whether a
     rule held that hangs on them is not known from here."""
 
     v: int = 1

@@ -5,11 +5,13 @@ the request no time there. Nothing comes of a decision before its request is adm
 what is no longer so is made again.
 
 Rules that only note something ask about a request's words before it is sent only where the screen finds nothing, which
-takes no time; else when it has been sent (`note`), whoever it is from: that may take milliseconds, for which nobody
-has to wait. About a contained request they always ask then. In the time in which others are screened its prompt is
-rewritten; where that leaves time over, it is waited out (usual.py).
+is soon said; else a moment after it has been sent (`note`), whoever it is from. Asking may take milliseconds, and
+its own request mostly does not wait for them. About a contained request such rules always ask then: in the time in
+which others are screened its prompt is rewritten. Whatever is sent sooner for that waits until it has taken as long as
+usual (usual.py), so that neither words nor containment are told by the time.
 """
 
+import asyncio
 from time import perf_counter
 
 import msgspec
@@ -19,10 +21,11 @@ from gateway.core.errors import Refused
 from gateway.core.facts import Roll
 from gateway.dataplane import shape
 from gateway.dataplane.call import Call
+from gateway.dataplane.disguise import LATER_S
 from gateway.dataplane.facts import facts_of
 from gateway.dataplane.services import Services
 from gateway.dataplane.usual import wait_until
-from gateway.policy.decide import Case, acting, brief, case_of, contained, decided, searches
+from gateway.policy.decide import Case, acting, brief, case_of, contained, decided
 from gateway.policy.record import record_of
 from gateway.policy.rollout import subject_roll
 
@@ -37,21 +40,23 @@ def foresee(services: Services, call: Call) -> None:
     facts = facts_of(call, services.trusted_proxies, containment=inforce.containment)
     roll = Roll(subject_roll(services.secrets.rollout, facts), services.dice.getrandbits(64))
     case = case_of(facts, inforce.ruleset, roll)
-    kind = facts.request.text_length.bit_length(), searches(case)
+    kind = facts.request.text_length.bit_length(), call.endpoint
     early = contained(case)
-    if early is None:
-        if brief(case):
-            _decide(call, case)
-        else:
-            call.decision, call.case = acting(case), case
+    if early is None and brief(case):
+        _decide(call, case)
         services.usual.hear(kind, perf_counter() - began)
         return
     known = perf_counter()
+    early = early or acting(case)
+    if early.actions.refusal is not None:
+        _decide(call, case)
+        return
     call.decision, call.case = early, case
-    call.foreseen = shape.foresee(services, call, early.actions)
-    usual = services.usual.of(kind)
-    if call.foreseen is not None and usual is not None:
+    usual, to_come = services.usual.of(kind), 0.0
+    if early.actions.contains:
+        call.foreseen = shape.foresee(services, call, early.actions)
         to_come = TO_COME * (perf_counter() - known)
+    if usual is not None and (call.foreseen is not None or not early.actions.contains):
         wait_until(began + usual - to_come)
 
 
@@ -61,14 +66,15 @@ def forget(call: Call) -> None:
 
 
 def _decide(call: Call, case: Case) -> Decision:
-    call.case = None
     call.decision = decision = decided(case)
     call.record = record_of(case.facts, case.roll, decision)
+    call.case = None
     return decision
 
 
 def judge(services: Services, call: Call) -> None:
-    """Do as was decided on a call, which is admitted now. Raises Refused where a policy refuses it."""
+    """Do as was decided on a call, which is admitted now, and have the rest asked soon. Raises Refused where a policy
+    refuses it."""
     assert call.decision is not None
     decision = call.decision
     if call.case is None:
@@ -78,6 +84,8 @@ def judge(services: Services, call: Call) -> None:
     most = decision.actions.max_tokens
     if most is not None and most < call.measured.max_tokens:
         call.measured = msgspec.structs.replace(call.measured, max_tokens=most)
+    if call.case is not None and call.foreseen is None:  # else it is asked with what else is done for a disguise
+        asyncio.get_running_loop().call_later(LATER_S, note, services, call)
 
 
 def note(services: Services, call: Call) -> None:

@@ -6,7 +6,6 @@ from functools import partial
 
 from gateway.core.errors import Unavailable, UpstreamFailed, UpstreamTimeout
 from gateway.dataplane.call import Call
-from gateway.dataplane.disguise import LATER_S
 from gateway.dataplane.fit import Work
 from gateway.dataplane.generation import Several, Source, open_choices
 from gateway.dataplane.judge import count_contained, note
@@ -55,8 +54,6 @@ async def _open(services: Services, call: Call, work: Work) -> Sequence[Source]:
     trace, sampling = call.exchange.header(b"traceparent"), call.prompt.sampling
     if call.disguise is not None:
         call.disguise.asked(partial(_meanwhile, services, call))
-    elif call.case is not None:
-        asyncio.get_running_loop().call_later(LATER_S, note, services, call)
     choices = await open_choices(services.router, work, call.prompt.n, sampling, trace, call.routes)
     return choices if call.disguise is None else call.disguise.over(choices)
 

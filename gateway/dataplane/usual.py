@@ -3,8 +3,8 @@
 from collections import deque
 from time import perf_counter
 
-Kind = tuple[int, bool]
-"""What is alike: binary digits of a size, and one thing more that makes a difference."""
+Kind = tuple[int, str]
+"""What is alike: binary digits of a text's length, and the endpoint. Nothing that a policy could hang on is in it."""
 
 LAST = 99
 """The median is of so many."""

@@ -71,13 +71,12 @@ def contained(case: Case) -> Decision | None:
 
 
 def searches(case: Case) -> bool:
-    """Whether the screen can say what words there are: all that may be asked about is in it, and no folding is
-    needed."""
+    """Whether the screen alone, without folding, can say that there is nothing in the words that is asked about."""
     return case.candidates & case.ruleset.asking != 0 and case.ruleset.screened and case.answers.ascii()
 
 
 def brief(case: Case) -> bool:
-    """Whether what is asked about the words takes no longer for some words than for others: nothing is, or the screen
+    """Whether the rest of the decision asks nothing about the words that is dear to ask: nothing at all, or the screen
     says that there is nothing."""
     return not case.candidates & case.ruleset.asking or (searches(case) and case.answers.screened())
 

@@ -4,6 +4,7 @@ of it is in the record."""
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -297,60 +298,82 @@ async def test_the_slow_get_the_times_of_a_busy_day_and_nothing_else_differs(hou
     assert not usual.contained
 
 
-async def answer_whole(world: World, key: IssuedKey) -> None:
-    assert (await world.gateway.chat(key.token)).status == 200
+async def answer_whole(world: World, key: IssuedKey, **fields: Any) -> None:
+    assert (await world.gateway.chat(key.token, **fields)).status == 200
 
 
-async def answer_in_pieces(world: World, key: IssuedKey) -> None:
-    answer = await world.gateway.chat(key.token, stream=True)
+async def answer_in_pieces(world: World, key: IssuedKey, **fields: Any) -> None:
+    answer = await world.gateway.chat(key.token, stream=True, **fields)
     assert [frame async for frame in answer.events()][-1] == "[DONE]"
 
 
-async def leave(world: World, key: IssuedKey) -> None:
+async def leave(world: World, key: IssuedKey, **fields: Any) -> None:
     async def think(generation: Generation) -> None:
         await generation.gone.wait()
 
     for triton in world.tritons:
         triton.behave = think
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(world.gateway.chat(key.token), 0.3)
+        await asyncio.wait_for(world.gateway.chat(key.token, **fields), 0.3)
 
 
-async def fail(world: World, key: IssuedKey) -> None:
+async def fail(world: World, key: IssuedKey, **fields: Any) -> None:
     async def refuse(generation: Generation) -> None:
         await generation.refuse(500)
 
     for triton in world.tritons:
         triton.behave = refuse
-    assert (await world.gateway.chat(key.token)).status == 502
+    assert (await world.gateway.chat(key.token, **fields)).status == 502
 
 
+@pytest.mark.parametrize("words", ["hi", "What of q03?"], ids=["brief", "dear"])
 @pytest.mark.parametrize("end", [answer_whole, answer_in_pieces, leave, fail])
-async def test_rules_that_only_note_something_are_asked_of_a_contained_request_too_however_it_ends(
-    house: World, end: Callable[[World, IssuedKey], Awaitable[None]]
+async def test_rules_that_only_note_something_are_asked_of_every_request_however_it_ends(
+    house: World, end: Callable[..., Awaitable[None]], words: str
 ) -> None:
-    """They are asked when it has been sent, so that it is not later than others."""
-    tags = ["watched", "curious0", "tried"]
+    """They are asked of a contained request when it has been sent, and of others whose words are dear to ask about."""
+    tags = ["noted", "curious0", "tried"]
+    asked = [{"role": "user", "content": words}]
     clean, marked = await house.key(tags=tags), await contained(house, tags=tags)
     before = await matches(house)
-    await end(house, clean)
-    await end(house, marked)
+    await end(house, clean, messages=asked)
+    await end(house, marked, messages=asked)
     usual, record = await house.event(clean), await house.event(marked)
     assert (record.matched, record.logged) == (("cat", *usual.matched), usual.logged)
-    assert (usual.matched, usual.logged) == (("curious0", "watched"), ("tried",))
-    assert record.flags == usual.flags == ("asked", "seen")
+    found = ("curious0",) if words == "hi" else ()
+    assert (usual.matched, usual.logged) == ((*found, "noted"), ("tried",))
+    assert record.flags == usual.flags == (*["asked"] * len(found), "noted")
     assert usual.record is not None
     assert record.record is not None
     assert record.record.answers == usual.record.answers
-    assert len(usual.record.answers) == 70
+    assert sum(usual.record.answers.values()) == (words != "hi")
 
     async def counted() -> bool:
-        return await matches(house) == {
+        return await matches(house) == before | {
             "cat": before.get("cat", 0) + 1,
-            **{name: before.get(name, 0) + 2 for name in ("curious0", "watched", "tried")},
+            **{name: before.get(name, 0) + 2 for name in (*found, "noted", "tried")},
         }
 
     await eventually(counted, what="each decision being counted once")
+
+
+async def test_what_was_put_off_is_asked_while_the_model_is_silent(house: World) -> None:
+    async def think(generation: Generation) -> None:
+        await generation.gone.wait()
+
+    for triton in house.tritons:
+        triton.behave = think
+    key, before = await house.key(tags=["noted", "curious0"]), await matches(house)
+    asking = asyncio.create_task(house.gateway.chat(key.token, messages=[{"role": "user", "content": "What of q03?"}]))
+
+    async def noted() -> bool:
+        return (await matches(house)).get("noted", 0) == before.get("noted", 0) + 1
+
+    await eventually(noted, what="the rule's count")
+    assert not asking.done()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
 
 
 @pytest.mark.parametrize("words", ["What of q03?", "What of \uff51\uff10\uff13?"], ids=["found", "folded first"])
@@ -372,7 +395,7 @@ async def matches(world: World) -> dict[str, float]:
     found = re.findall(
         r'catflap_policy_matches_total\{mode="\w+",policy="(\w+)"\} (\S+)', await world.gateway.metrics()
     )
-    return {name: float(times) for name, times in found if name in ("cat", "curious0", "watched", "tried")}
+    return {name: float(times) for name, times in found if name in ("cat", "curious0", "noted", "tried")}
 
 
 @pytest.mark.parametrize("fails", [1, 2])

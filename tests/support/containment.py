@@ -38,6 +38,7 @@ RULES: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {
     "throttled": ('"throttled" in principal.tags', [{"throttle": {"percent": 100, "retry_after_s": 7}}], {}),
     "late": ('"late" in principal.tags', [{"slow": {"low": 0.4, "high": 0.6}}], {"covert": True}),
     "watched": ('"watched" in principal.tags', [{"flag": "seen"}], {"covert": True}),
+    "noted": ('"noted" in principal.tags', [{"flag": "noted"}], {"covert": True}),
     **{
         f"curious{number}": (
             f'"curious{number}" in principal.tags && !('

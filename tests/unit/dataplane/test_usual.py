@@ -14,29 +14,29 @@ def test_it_is_the_median_of_the_last_as_it_was_a_few_values_ago(values: list[fl
     usual = Usual()
     medians = []
     for number, value in enumerate(values, 1):
-        usual.hear((7, True), value)
+        usual.hear((7, "chat"), value)
         medians.append(statistics.median_high(values[max(number - LAST, 0) : number]))
-    assert usual.of((7, True)) in medians[-EVERY:]
+    assert usual.of((7, "chat")) in medians[-EVERY:]
     if len(values) < EVERY:
-        assert usual.of((7, True)) == medians[-1]
+        assert usual.of((7, "chat")) == medians[-1]
 
 
 def test_each_kind_has_its_own_and_nobody_knows_what_was_never_heard() -> None:
     usual = Usual()
-    assert usual.of((7, True)) is None
-    usual.hear((7, True), 1e-4)
-    usual.hear((7, False), 2e-4)
-    usual.hear((14, True), 4e-4)
-    assert (usual.of((7, True)), usual.of((7, False)), usual.of((14, True))) == (1e-4, 2e-4, 4e-4)
-    assert (usual.of((14, False)), usual.of((8, True))) == (None, None)
+    assert usual.of((7, "chat")) is None
+    usual.hear((7, "chat"), 1e-4)
+    usual.hear((7, "completions"), 2e-4)
+    usual.hear((14, "chat"), 4e-4)
+    assert (usual.of((7, "chat")), usual.of((7, "completions")), usual.of((14, "chat"))) == (1e-4, 2e-4, 4e-4)
+    assert (usual.of((14, "completions")), usual.of((8, "chat"))) == (None, None)
 
 
 def test_what_takes_long_is_not_waited_for() -> None:
     usual = Usual()
-    usual.hear((7, True), MOST_S)
-    assert usual.of((7, True)) == MOST_S
-    usual.hear((7, True), 10.0)
-    assert usual.of((7, True)) is None
+    usual.hear((7, "chat"), MOST_S)
+    assert usual.of((7, "chat")) == MOST_S
+    usual.hear((7, "chat"), 10.0)
+    assert usual.of((7, "chat")) is None
 
 
 def test_a_moment_is_waited_for_and_one_that_is_past_is_not() -> None:

@@ -377,6 +377,7 @@ def test_rules_that_only_note_something_are_not_asked_before_who_is_contained_is
         ("wie bäckt man Brot", 'request.user_text.contains("cat")', False, False),
         ("how do I bake bread", 'request.user_text.matches("^cat")', False, False),
         ("how do I bake bread", 'principal.plan == "pro" && request.user_text.matches("^cat")', False, True),
+        ("how do I bake a cat", 'principal.plan == "pro" && request.user_text.contains("cat")', False, True),
         ("how do I bake a cat", "request.messages > 0", False, True),
     ],
 )

@@ -9,8 +9,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.core.errors import ApiError, HeadTooLarge, InvalidRequest, RequestTimeout
 
-MAX_HEAD_BYTES = 64 << 10
 CONTINUE = b"HTTP/1.1 100 "
+"""How the answer begins that asks for the body."""
+MAX_HEAD_BYTES = 64 << 10
 """Request line and headers; one read of the socket more is looked at before the bound bites."""
 HEAD_S = 10.0
 """From connecting, or from a kept connection's first byte, to the end of the head."""
